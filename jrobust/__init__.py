@@ -1,0 +1,1 @@
+"""jrobust: how bad can a function get over a set of inputs, and who says so?"""

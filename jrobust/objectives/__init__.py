@@ -1,0 +1,20 @@
+"""What is bounded: classification objectives, the surrogates that attacks climb, and training losses as data."""
+
+from jrobust._objective import Loss, Objective, largest, objective
+from jrobust.objectives._classification import ce, classification, dlr, logit_difference, margins, with_label
+from jrobust.objectives._losses import cross_entropy, worst_logits
+
+__all__ = [
+    "Loss",
+    "Objective",
+    "ce",
+    "classification",
+    "cross_entropy",
+    "dlr",
+    "largest",
+    "logit_difference",
+    "margins",
+    "objective",
+    "with_label",
+    "worst_logits",
+]

@@ -1,0 +1,111 @@
+"""Classification objectives for one example, and the surrogates of the attack literature."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jrobust._objective import Objective
+from jrobust._tree import as_pytree, bind
+from jrobust.typing import Array, Float, Int
+
+
+def _others(y: Any, k: int) -> Int[Array, " K-1"]:
+    """The classes other than ``y``, in increasing order; ``y`` may be traced."""
+    j = jnp.arange(k - 1)
+    return j + (j >= y)
+
+
+def margins(logits: Float[Array, " K"], y: Any) -> Float[Array, " K-1"]:
+    """``z_j - z_y`` for j != y in increasing j: all negative iff the prediction is y, with no tie.
+
+    >>> import jax.numpy as jnp
+    >>> print(margins(jnp.array([1.0, 3.0, 2.0]), 1))
+    [-2. -1.]
+    """
+    return logits[_others(y, logits.shape[0])] - logits[y]
+
+
+def _untargeted(y: Any, logits: Float[Array, " K"]) -> Float[Array, " K-1"]:
+    _check_logits(logits)
+    return margins(logits, y)
+
+
+def _targeted(target: Any, logits: Float[Array, " K"]) -> Float[Array, " 1"]:
+    _check_logits(logits)
+    return -jnp.max(margins(logits, target), keepdims=True)
+
+
+def _check_logits(logits: Any) -> None:
+    if jnp.ndim(logits) != 1 or logits.shape[0] < 2:
+        raise ValueError(
+            f"a classification objective needs logits of shape [K], K >= 2, for one example; got shape {jnp.shape(logits)}"
+        )
+
+
+def classification(logits_fn: Callable[[Any], Any], y: Any, *, target: Any = None) -> Objective:
+    """The property "``z`` is classified as ``y``" (with a target: "``z`` is not classified as ``target``").
+
+    Violations are the margins ``z_j - z_y`` [K-1], j != y in increasing j; with a target the one number
+    ``z_t - max_{j != t} z_j``. NaN and ties do not hold.
+
+    Args:
+      logits_fn: one example -> logits [K]. If it is a pytree (``jax.tree_util.Partial``), its arrays are leaves.
+      y: the label, an int in [0, K) (may be traced).
+      target: the class that a targeted attack wants, != y.
+
+    Returns:
+      An `Objective` with `ce` as surrogate.
+
+    >>> import jax.numpy as jnp
+    >>> f = classification(lambda z: jnp.array([1.0, 2.0, 0.5]) * z, 1)
+    >>> print(f(1.0))
+    [-1.  -1.5]
+    """
+    violation = bind(_untargeted, y) if target is None else bind(_targeted, target)
+    return Objective(as_pytree(logits_fn), violation, ce, y, target)
+
+
+def with_label(f: Objective, by: str) -> Any:
+    """The objective's label; raises where it has none."""
+    if f.label is None:
+        raise TypeError(f"{by} needs an objective with a label; make it with jr.objectives.classification(logits_fn, y)")
+    return f.label
+
+
+def ce(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """Cross-entropy: of the label (climbing leaves it), or minus that of the target (climbing enters it)."""
+    if f.target is not None:
+        return -optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(f.target))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(with_label(f, "ce")))
+
+
+def dlr(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """The difference-of-logits ratio, invariant to shift and scale of the logits (targeted where there is a target).
+
+    ``-(z_y - max_{j != y} z_j) / (z_(1) - z_(3))``; targeted ``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)``.
+
+    Raises:
+      ValueError: fewer than 4 classes, where the ratio is not defined (its targeted form needs 4).
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks, ICML 2020.
+    """
+    y = with_label(f, "dlr")
+    k = logits.shape[0]
+    if k < 4:
+        raise ValueError(
+            f"the DLR surrogate needs at least 4 classes, the model has {k}; use surrogate=jr.objectives.largest (the margin)"
+        )
+    top = jax.lax.top_k(logits, 4)[0]
+    if f.target is None:
+        return jnp.max(margins(logits, y)) / (top[0] - top[2] + 1e-12)
+    return (logits[f.target] - logits[y]) / (top[0] - 0.5 * (top[2] + top[3]) + 1e-12)
+
+
+def logit_difference(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """``z_t - z_y`` for a targeted objective, ``max_{j != y} z_j - z_y`` (the margin) for an untargeted one."""
+    y = with_label(f, "logit_difference")
+    return jnp.max(margins(logits, y)) if f.target is None else logits[f.target] - logits[y]

@@ -1,0 +1,42 @@
+"""Training losses as data (`Loss`), and how a bound on margins becomes logits again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from jrobust._objective import Loss
+from jrobust._tree import as_pytree
+from jrobust.typing import Array, Float, Int
+
+
+def _softmax_cross_entropy(logits: Float[Array, "B K"], y: Int[Array, " B"]) -> Float[Array, " B"]:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+
+def cross_entropy(apply: Callable[..., Any]) -> Loss:
+    """Softmax cross-entropy of a model as a `Loss`; monotone in the margins, so any oracle may bound it.
+
+    Args:
+      apply: ``apply(params, rest, x[B, ...], *, train) -> (logits[B, K], rest')``, as `jr.nnx.functional` gives.
+
+    >>> import jax.numpy as jnp
+    >>> loss = cross_entropy(lambda params, rest, x, *, train: (x @ params, rest))
+    >>> print(loss(jnp.eye(2), None, jnp.zeros((1, 2)), jnp.array([0]))[0])
+    [0.6931472]
+    """
+    return Loss(as_pytree(apply), as_pytree(_softmax_cross_entropy))
+
+
+def worst_logits(elements: Float[Array, " K-1"], y: Any) -> Float[Array, " K"]:
+    """Logits with margins ``elements`` over class ``y``, which itself gets 0.
+
+    >>> import jax.numpy as jnp
+    >>> print(worst_logits(jnp.array([-2.0, -1.0]), 1))
+    [-2.  0. -1.]
+    """
+    k = elements.shape[-1] + 1
+    j = jnp.arange(k)
+    spread = elements[jnp.clip(j - (j > y), 0, k - 2)]
+    return jnp.where(j == y, 0.0, spread)

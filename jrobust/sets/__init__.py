@@ -1,0 +1,11 @@
+"""Perturbation sets. A set *is* its support function; projections, samples and hulls are extra facts.
+
+A *threat* maps an example to a set (``threat(x)``) and carries its family (``threat.family(eps)``). Both are pytrees: eps, centre
+and clip are leaves, the norm is structure.
+"""
+
+from jrobust.sets._balls import l1, l2, linf, lp
+from jrobust.sets._base import Geometry, Set, Threat, eps_axes
+from jrobust.sets._composed import box, power, product
+
+__all__ = ["Geometry", "Set", "Threat", "box", "eps_axes", "l1", "l2", "linf", "lp", "power", "product"]

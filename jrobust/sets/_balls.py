@@ -1,0 +1,298 @@
+"""Lp balls, exactly intersected with a box of allowed values.
+
+With capacities ``cap_i`` (how far entry i may move in the direction it wants) the linear maximiser over ball and box has
+magnitudes ``min(w_i mu, cap_i)``, ``w = |c|^(1/(p-1))``, for one scalar mu; so has the L2 projection, with ``w = |v|`` and mu <= 1.
+`_saturate` finds mu exactly by sorting the entries by where they saturate.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust._tree import bind
+from jrobust.sets._base import Geometry, Set, Threat, check_clip, check_eps, clamp
+from jrobust.typing import Array
+
+_BISECTIONS = 60
+
+
+def _room(s: Set, towards: Array) -> Array:
+    """How far each entry may move in the direction of ``towards`` before it leaves the clip."""
+    _, lo, hi = s.params
+    x = s.center
+    up = jnp.inf if hi is None else hi - x
+    down = jnp.inf if lo is None else x - lo
+    return jnp.maximum(jnp.where(towards > 0, up, down), 0.0)
+
+
+def _safe_norm(v: Array, p: float) -> Array:
+    """The p-norm, with gradient 0 (not NaN) at 0."""
+    a = jnp.abs(v)
+    if p == np.inf:
+        return jnp.max(a, initial=0.0)
+    if p == 1:
+        return jnp.sum(a)
+    top = jax.lax.stop_gradient(jnp.max(a, initial=0.0))
+    top = jnp.where(top > 0, top, 1.0)
+    total = jnp.sum((a / top) ** p)
+    return top * jnp.where(total > 0, jnp.where(total > 0, total, 1.0) ** (1 / p), 0.0)
+
+
+def _dual(p: float) -> float:
+    return np.inf if p == 1 else 1.0 if p == np.inf else p / (p - 1)
+
+
+def _saturate(w: Array, cap: Array, eps: Array, p: float) -> Array:
+    """The mu at which ``sum_i min(w_i mu, cap_i)^p = eps^p``; +inf where even the capacities stay inside."""
+    w, cap = w.ravel(), jnp.broadcast_to(cap, w.shape).ravel()
+    knee = jnp.where(w > 0, cap / jnp.where(w > 0, w, 1.0), jnp.inf)
+    order = jnp.argsort(knee)
+    knee, w, cap = knee[order], w[order], cap[order]
+    full = jnp.where(jnp.isfinite(knee), cap, 0.0) ** p
+    saturated = jnp.concatenate([jnp.zeros(1, full.dtype), jnp.cumsum(full)])  # before entry k
+    moving = jnp.concatenate([jnp.cumsum((w**p)[::-1])[::-1], jnp.zeros(1, w.dtype)])  # from entry k on
+    k = jnp.sum(saturated[:-1] + moving[:-1] * jnp.where(jnp.isfinite(knee), knee, 0.0) ** p < eps**p)
+    # entries whose knee is infinite never saturate: stop before them
+    k = jnp.minimum(k, jnp.sum(jnp.isfinite(knee)))
+    left, rate = jnp.maximum(eps**p - saturated[k], 0.0), moving[k]
+    return jnp.where(rate > 0, (left / jnp.where(rate > 0, rate, 1.0)) ** (1 / p), jnp.inf)
+
+
+def _fill(c: Array, cap: Array, eps: Array) -> Array:
+    """The L1 budget ``eps`` spent on the entries of largest ``|c|`` first (fractional knapsack)."""
+    order = jnp.argsort(-jnp.abs(c).ravel())
+    caps = jnp.broadcast_to(cap, c.shape).ravel()[order]
+    caps = jnp.minimum(caps, eps)
+    spent = jnp.clip(eps - (jnp.cumsum(caps) - caps), 0.0, caps)
+    return jnp.zeros_like(spent).at[order].set(spent).reshape(c.shape)
+
+
+def _times(a: Array, b: Array) -> Array:
+    """``a * b`` with ``0 * inf = 0``."""
+    return jnp.where(a == 0, 0.0, a * jnp.where(a == 0, 0.0, b))
+
+
+def _move(s: Set, c: Array, p: float) -> Array:
+    """The displacement that maximises ``<c, d>`` over ball and box."""
+    eps, lo, hi = s.params
+    if p == np.inf:
+        return jnp.sign(c) * jnp.minimum(eps, _room(s, c))
+    if p == 1:
+        return jnp.sign(c) * _fill(c, _room(s, c), eps)
+    if lo is None and hi is None:
+        return eps * _unit(c, p)
+    w, cap = _weights(c, p), _room(s, c)
+    mu = _saturate(w, cap, eps, p)
+    return jnp.sign(c) * jnp.minimum(_times(w, mu), cap)
+
+
+def _weights(c: Array, p: float) -> Array:
+    a = jnp.abs(c)
+    return (a / jnp.maximum(jnp.max(a, initial=0.0), jnp.finfo(a.dtype).tiny)) ** (1 / (p - 1))
+
+
+def _unit(g: Array, p: float) -> Array:
+    """The direction of unit p-norm most along ``g``; 0 where ``g`` is 0."""
+    if p == np.inf:
+        return jnp.sign(g)
+    if p == 1:
+        return jnp.zeros(g.size, g.dtype).at[jnp.argmax(jnp.abs(g))].set(1.0).reshape(g.shape) * jnp.sign(g)
+    w = _weights(g, p)
+    norm = _safe_norm(w, p)
+    return jnp.sign(g) * w / jnp.where(norm > 0, norm, 1.0)
+
+
+def _support(s: Set, c: Array, *, p: float) -> Array:
+    eps, lo, hi = s.params
+    x = s.center
+    if p == np.inf:
+        low, high = _hull(s)
+        return jnp.sum(jnp.where(c > 0, c * high, c * low))
+    at_center = jnp.sum(c * x)
+    if lo is None and hi is None:
+        return at_center + eps * _safe_norm(c, _dual(p))
+    a, cap = jnp.abs(c), _room(s, c)
+    if p == 1:
+        return at_center + jnp.sum(a * _fill(c, cap, eps))
+    # The Lagrangian at any multiplier is a sound upper bound, and tight (with the right gradient) at this one.
+    top = jnp.maximum(jax.lax.stop_gradient(jnp.max(a, initial=0.0)), jnp.finfo(a.dtype).tiny)
+    mu = jax.lax.stop_gradient(_saturate(_weights(c, p), cap, eps, p))
+    multiplier = jnp.where(jnp.isfinite(mu) & (mu > 0), top / jnp.where(mu > 0, mu, 1.0) ** (p - 1), 0.0)
+    d = jax.lax.stop_gradient(_move(s, c, p))
+    d = jnp.minimum(d * jnp.sign(c), cap)
+    bound = at_center + jnp.sum(a * d - multiplier / p * d**p) + multiplier / p * eps**p
+    return jnp.where(eps == 0, at_center, bound)
+
+
+def _argsup(s: Set, c: Array, *, p: float) -> Array:
+    _, lo, hi = s.params
+    return clamp(s.center + _move(s, c, p), lo, hi)
+
+
+def _project(s: Set, z: Array, *, p: float) -> Array:
+    eps, lo, hi = s.params
+    x = s.center
+    if p == np.inf:
+        return jnp.clip(z, *_hull(s))
+    v = z - x
+    a, cap = jnp.abs(v), _room(s, v)
+    if p == 2:
+        d = _times(a, jnp.minimum(_saturate(a, cap, eps, 2.0), 1.0))
+    elif p == 1:
+        d = _bisect(lambda t: jnp.clip(a - t, 0.0, cap), jnp.max(a, initial=0.0), eps, p)
+    else:
+        w = a ** (1 / (p - 1))
+        top = (_safe_norm(w, p) / jnp.maximum(eps, jnp.finfo(a.dtype).tiny)) ** (p - 1)
+        d = _bisect(lambda t: jnp.minimum(_shrunk(a, t, p), cap), top, eps, p)
+    d = jnp.where(eps == 0, 0.0, jnp.minimum(d, cap))
+    return clamp(x + jnp.sign(v) * d, lo, hi)
+
+
+def _bisect(magnitudes: Any, top: Array, eps: Array, p: float) -> Array:
+    """``magnitudes(t)``, which shrinks as t grows, at the least t >= 0 that keeps its p-norm within eps (safe side)."""
+    inside = _safe_norm(magnitudes(jnp.zeros_like(top)), p) <= eps
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        t = 0.5 * (low + high)
+        fits = _safe_norm(magnitudes(t), p) <= eps
+        return jnp.where(fits, low, t), jnp.where(fits, t, high)
+
+    _, t = jax.lax.fori_loop(0, _BISECTIONS, halve, (jnp.zeros_like(top), top))
+    return magnitudes(jnp.where(inside, 0.0, t))
+
+
+def _shrunk(a: Array, t: Array, p: float) -> Array:
+    """The ``d`` in [0, a] with ``d + t d^(p-1) = a``, elementwise by bisection."""
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        d = 0.5 * (low + high)
+        over = d + t * d ** (p - 1) > a
+        return jnp.where(over, low, d), jnp.where(over, d, high)
+
+    return jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(a), a))[0]
+
+
+def _sample(s: Set, key: Any, *, p: float) -> Array:
+    eps, lo, hi = s.params
+    x = s.center
+    if p == np.inf:
+        low, high = _hull(s)
+        return low + (high - low) * jax.random.uniform(key, jnp.shape(x), jnp.result_type(x))
+    d = jax.random.ball(key, max(jnp.size(x), 1), p, dtype=jnp.result_type(x)).reshape(jnp.shape(x))
+    return clamp(x + eps * d, lo, hi)
+
+
+def _contains(s: Set, z: Array, tol: float, *, p: float) -> Array:
+    eps, lo, hi = s.params
+    x = s.center
+    # rounding of z - x is relative to z, not to eps
+    slack = tol * (1.0 if p == np.inf else jnp.size(x) ** (1 / p)) * jnp.max(jnp.abs(x), initial=1.0) * 0.1
+    distance = jnp.abs(z - x) - eps if p == np.inf else _safe_norm(z - x, p) - eps
+    inside = jnp.all(distance <= tol * eps + slack)
+    low = True if lo is None else jnp.all(z >= lo - tol)
+    high = True if hi is None else jnp.all(z <= hi + tol)
+    return inside & low & high
+
+
+def _hull(s: Set) -> tuple[Array, Array]:
+    eps, lo, hi = s.params
+    x = s.center
+    # a centre outside the clip is the drivers' to refuse; here the hull must merely not be empty
+    return jnp.minimum(clamp(x - eps, lo, hi), x), jnp.maximum(clamp(x + eps, lo, hi), x)
+
+
+def _scale(s: Set, t: Any) -> Set:
+    eps, lo, hi = s.params
+    return Set(s.center, (eps * t, lo, hi), s.geometry)
+
+
+def _steepest(s: Set, g: Array, relative: bool, *, p: float) -> Array:
+    return _unit(g, p) * (s.params[0] if relative else 1.0)
+
+
+def _ball(p: float, name: str) -> Geometry:
+    return Geometry(
+        name,
+        support=bind(_support, p=p),
+        argsup=bind(_argsup, p=p),
+        project=bind(_project, p=p),
+        sample=bind(_sample, p=p),
+        contains=bind(_contains, p=p),
+        hull=_hull,
+        scale=_scale,
+        steepest=bind(_steepest, p=p),
+    )
+
+
+def _build(eps: Any, args: tuple[Any, ...], x: Any, *, geometry: Geometry) -> Set:
+    if geometry.name != "linf" and jnp.ndim(eps) != 0:
+        raise ValueError(
+            f"{geometry.name}: eps must be one number for an example, got shape {jnp.shape(eps)}; "
+            "only linf takes one eps an entry (a driver takes one an example)"
+        )
+    lo, hi = args
+    return Set(jnp.asarray(x), (eps, lo, hi), geometry)
+
+
+def lp(p: float, eps: Any, *, clip: tuple[Any, Any] | None = None) -> Threat:
+    """The Lp ball ``{ z : ||z - x||_p <= eps, lo <= z <= hi }``, ``p >= 1``.
+
+    Args:
+      p: the order of the norm, >= 1 (``inf`` too).
+      eps: the radius, >= 0, in the units of the input; traced.
+      clip: ``(lo, hi)``, the box of allowed values, or None.
+
+    Returns:
+      A `Threat`: ``lp(...)(x)`` is the set around ``x``.
+
+    Raises:
+      ValueError: p < 1, eps negative or not finite, lo > hi.
+
+    Guarantee:
+      Support is exact for p = 1, inf, and without clip; with a clip and 1 < p < inf it is the Lagrange dual's value, a sound
+      upper bound that is tight to rounding. `project` is exact for p = 1, 2, inf, and by bisection for other p.
+
+    >>> import jax.numpy as jnp
+    >>> s = lp(3.0, 1.0)(jnp.zeros(2))
+    >>> print(f"{s.support(jnp.array([1.0, 1.0])):.4f}")  # eps * ||c||_1.5
+    1.5874
+    """
+    p = float(p)
+    if not p >= 1:
+        raise ValueError(f"lp: p must be >= 1, got {p}")
+    name = {1.0: "l1", 2.0: "l2", np.inf: "linf"}.get(p, f"l{p:g}")
+    return Threat(check_eps(eps, name), check_clip(clip, name), bind(_build, geometry=_ball(p, name)), name)
+
+
+def linf(eps: Any, *, clip: tuple[Any, Any] | None = None) -> Threat:
+    """The L-infinity ball: every entry moves by at most ``eps`` (a number, or one an entry), inside ``clip``.
+
+    >>> import jax.numpy as jnp
+    >>> print(linf(0.1, clip=(0, 1))(jnp.array([0.05, 0.5])).hull()[0])
+    [0.  0.4]
+    """
+    return lp(np.inf, eps, clip=clip)
+
+
+def l2(eps: Any, *, clip: tuple[Any, Any] | None = None) -> Threat:
+    """The Euclidean ball of radius ``eps``, inside ``clip``. See `lp`.
+
+    >>> import jax.numpy as jnp
+    >>> print(l2(1.0)(jnp.zeros(2)).project(jnp.array([3.0, 4.0])))
+    [0.6 0.8]
+    """
+    return lp(2.0, eps, clip=clip)
+
+
+def l1(eps: Any, *, clip: tuple[Any, Any] | None = None) -> Threat:
+    """The L1 ball of radius ``eps``, inside ``clip``. See `lp`.
+
+    >>> import jax.numpy as jnp
+    >>> print(l1(1.0, clip=(0, 1))(jnp.array([0.5, 0.5])).argsup(jnp.array([3.0, 2.0])))
+    [1. 1.]
+    """
+    return lp(1.0, eps, clip=clip)
