@@ -52,7 +52,9 @@ def _check(side: str, confidence: float) -> None:
         raise ValueError(f"confidence lies in [0, 1], not {confidence!r}")
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["run", "stages"], meta_fields=["side", "confidence", "host", "name"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["run", "stages"], meta_fields=["side", "confidence", "host", "name"]
+)
 @dataclasses.dataclass(frozen=True)
 class Oracle:
     """Bounds ``sup { f(z) : z in S }`` for one example, from a stated side.

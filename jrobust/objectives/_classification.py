@@ -71,7 +71,9 @@ def classification(logits_fn: Callable[[Any], Any], y: Any, *, target: Any = Non
 def with_label(f: Objective, by: str) -> Any:
     """The objective's label; raises where it has none."""
     if f.label is None:
-        raise TypeError(f"{by} needs an objective with a label; make it with jr.objectives.classification(logits_fn, y)")
+        raise TypeError(
+            f"{by} needs an objective with a label; make it with jr.objectives.classification(logits_fn, y)"
+        )
     return f.label
 
 

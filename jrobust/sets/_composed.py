@@ -105,7 +105,9 @@ _PRODUCT = Geometry(
     argsup=_each("argsup"),
     project=_each("project"),
     sample=_product_sample,
-    contains=lambda s, z, tol: jnp.all(jnp.stack([part.contains(zi, tol) for part, zi in zip(s.params, z, strict=True)])),
+    contains=lambda s, z, tol: jnp.all(
+        jnp.stack([part.contains(zi, tol) for part, zi in zip(s.params, z, strict=True)])
+    ),
     hull=_product_hull,
     scale=lambda s, t: Set(s.center, tuple(part.scale(t) for part in s.params), s.geometry),
     steepest=lambda s, g, relative: tuple(

@@ -1,0 +1,225 @@
+"""Oracle -> Oracle. Sides are checked when a combination is made, not when it runs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jrobust._iterate import Iteration, improves, violated
+from jrobust._oracle import Bound, Oracle, joint_confidence, require
+from jrobust._tree import bind, stop_gradient, where
+from jrobust.typing import Array, Side
+
+
+def _name(verb: str, *oracles: Oracle) -> str:
+    return f"{verb}({', '.join(o.name for o in oracles)})"
+
+
+def _passes(infos: list[dict[str, Any]]) -> dict[str, Any]:
+    """The passes of several runs, added up."""
+    return {
+        k: sum(info[k] for info in infos if k in info) for k in ("forwards", "backwards") if any(k in i for i in infos)
+    }
+
+
+def _restarts(oracle: Oracle, key: Any, f: Any, s: Any, *, n: int) -> Bound:
+    bounds = jax.vmap(lambda k: oracle.solve(k, f, s))(jax.random.split(key, n))
+    i = jnp.argmax(bounds.value)  # the first NaN, if any, is the largest
+    chosen = jax.tree.map(lambda leaf: leaf[i], bounds)
+    return chosen._replace(
+        info={k: v.sum() if k in ("forwards", "backwards") else v[i] for k, v in bounds.info.items()}
+    )
+
+
+def restarts(oracle: Oracle, n: int) -> Oracle:
+    """The worst of ``n`` independent runs of a lower oracle, as one vmapped axis.
+
+    >>> import jrobust as jr
+    >>> jr.restarts(jr.attacks.pgd(steps=10), 5).side
+    'lower'
+    """
+    require(("lower",), oracle, by="restarts")
+    if not (isinstance(n, int) and n >= 1):
+        raise ValueError(f"restarts: n must be an int >= 1, got {n!r}")
+    if oracle.host:
+        raise TypeError(f"restarts vmaps its oracle; {oracle.name} runs on the host")
+    return Oracle("lower", bind(_restarts, oracle, n=n), oracle.confidence, name=f"{oracle.name} x{n}")
+
+
+def _strongest(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any) -> Bound:
+    bounds = [o.solve(jax.random.fold_in(key, i), f, s) for i, o in enumerate(oracles)]
+    value, witness = bounds[0].value, bounds[0].witness
+    for b in bounds[1:]:
+        better = improves(b.value, value)
+        value, witness = jnp.where(better, b.value, value), where(better, b.witness, witness)
+    return Bound(value, witness, _passes([b.info for b in bounds]))
+
+
+def strongest(*oracles: Oracle) -> Oracle:
+    """The largest of several lower bounds: every attack runs, the worst witness wins.
+
+    Raises:
+      ValueError: an oracle whose side is not "lower" (or "exact").
+    """
+    require(("lower",), *oracles, by="strongest")
+    return Oracle(
+        "lower",
+        bind(_strongest, oracles),
+        joint_confidence(*oracles),
+        host=any(o.host for o in oracles),
+        name=_name("strongest", *oracles),
+    )
+
+
+def _elements(bound: Bound) -> Array:
+    """Elementwise upper bounds; one that could not be computed (NaN) is +inf."""
+    elements = bound.info.get("elements", bound.value)
+    return jnp.where(jnp.isnan(elements), jnp.inf, elements)
+
+
+def _tightest(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any) -> Bound:
+    bounds = [o.solve(jax.random.fold_in(key, i), f, s) for i, o in enumerate(oracles)]
+    elements = _elements(bounds[0])
+    for b in bounds[1:]:
+        elements = jnp.minimum(elements, _elements(b))
+    return Bound(jnp.max(elements), None, {"elements": jnp.atleast_1d(elements)})
+
+
+def tightest(*oracles: Oracle) -> Oracle:
+    """The smallest of several upper bounds, elementwise before the maximum is taken.
+
+    Guarantee: an upper bound, with confidence ``max(0, 1 - sum(1 - c_i))``.
+
+    Raises:
+      ValueError: an oracle whose side is not "upper" (or "exact").
+    """
+    require(("upper",), *oracles, by="tightest")
+    return Oracle(
+        "upper",
+        bind(_tightest, oracles),
+        joint_confidence(*oracles),
+        host=any(o.host for o in oracles),
+        name=_name("tightest", *oracles),
+    )
+
+
+def decided(side: Side, value: Array) -> Array:
+    """Whether a bound settles its example: a violation found ("lower"), or the property proven ("upper")."""
+    return violated(value) if side == "lower" else value < 0
+
+
+def _cascade(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any, *, side: Side) -> Bound:
+    keys = [jax.random.fold_in(key, i) for i in range(len(oracles))]
+    bound = oracles[0].solve(keys[0], f, s)
+    bound = _comparable(bound, side)
+    for k, oracle in zip(keys[1:], oracles[1:], strict=True):
+
+        def further(b: Bound, k: Any = k, oracle: Oracle = oracle) -> Bound:
+            return merge(side, b, _comparable(oracle.solve(k, f, s), side))
+
+        if any(o.host for o in oracles):
+            bound = bound if bool(decided(side, bound.value)) else further(bound)
+        else:
+            bound = jax.lax.cond(decided(side, bound.value), lambda b: b, further, bound)
+    return bound
+
+
+def _comparable(b: Bound, side: Side) -> Bound:
+    """A bound with the same structure from every stage, so that a cond can choose."""
+    if side == "upper":
+        return Bound(b.value, None, {"elements": jnp.atleast_1d(_elements(b))})
+    counts = {k: jnp.asarray(b.info.get(k, 0), jnp.int32) for k in ("forwards", "backwards")}
+    return Bound(b.value, b.witness, counts)
+
+
+def merge(side: Side, a: Bound, b: Bound) -> Bound:
+    """Two bounds of one stage after another: the worse witness, or the elementwise smaller upper bound."""
+    if side == "upper":
+        elements = jnp.minimum(a.info["elements"], b.info["elements"])
+        return Bound(jnp.max(elements), None, {"elements": elements})
+    better = improves(b.value, a.value)
+    return Bound(jnp.where(better, b.value, a.value), where(better, b.witness, a.witness), _passes([a.info, b.info]))
+
+
+def cascade(*oracles: Oracle) -> Oracle:
+    """Later oracles run only where earlier ones left the example undecided.
+
+    Lower oracles stop at the first violation (an attack suite), upper ones at the first proof (a ladder of bounds). An
+    oracle like any other when called; its ``stages`` let a driver run each stage on the undecided examples alone (a vmapped
+    cond pays for all). For attack-then-bound see `verify`.
+
+    Raises:
+      ValueError: sides that differ.
+    """
+    if not oracles:
+        raise ValueError("cascade takes at least one oracle")
+    side: Side = "upper" if oracles[0].side == "upper" else "lower"
+    if any(o.side not in (side, "exact") for o in oracles):
+        raise ValueError(
+            f"cascade takes oracles of one side, got {[o.side for o in oracles]}; an attack followed by a bound is jr.verify"
+        )
+    return Oracle(
+        side,
+        bind(_cascade, oracles, side=side),
+        joint_confidence(*oracles),
+        stages=oracles,
+        host=any(o.host for o in oracles),
+        name=_name("cascade", *oracles),
+    )
+
+
+def _margins_at(f: Any, bound: Bound) -> Array:
+    """The objective's elements by either kind of bound; at a witness they carry the model's gradient."""
+    return bound.info["elements"] if bound.witness is None else f(stop_gradient(bound.witness))
+
+
+def _mix(weight: Any, a: Oracle, b: Oracle, key: Any, f: Any, s: Any, *, losses: bool) -> Bound:
+    keys = jax.random.split(key)
+    bounds = a.solve(keys[0], f, s), b.solve(keys[1], f, s)
+    parts = jnp.stack([_margins_at(f, bound) for bound in bounds])
+    weights = jnp.stack([1.0 - jnp.asarray(weight, parts.dtype), jnp.asarray(weight, parts.dtype)])
+    elements = jnp.tensordot(weights, parts, 1)
+    info = {"elements": elements} | ({"parts": parts, "weights": weights} if losses else {})
+    return Bound(jnp.max(elements), None, info)
+
+
+def mix(a: Oracle, b: Oracle, weight: Any, *, losses: bool = False) -> Oracle:
+    """``(1 - weight) a + weight b``, between an attack and a bound: the expressive losses; bounds nothing (side "estimate").
+
+    Args:
+      a, b: usually an attack and an upper bound.
+      weight: of ``b``, in [0, 1]; traced.
+      losses: mix the losses of the two instead of their margins (MTL-IBP instead of CC-IBP).
+
+    Returns:
+      An `Oracle` of side "estimate": fine in `worst_case`, refused by every metric.
+
+    References:
+      De Palma et al., Expressive losses for verified robustness via convex combinations, ICLR 2024.
+    """
+    require(("lower", "upper", "estimate"), a, b, by="mix")
+    return Oracle("estimate", bind(_mix, weight, a, b, losses=losses), name=_name("mix", a, b))
+
+
+def _shrink(oracle: Oracle, factor: Any, key: Any, f: Any, s: Any) -> Bound:
+    return oracle.solve(key, f, s.scale(factor))
+
+
+def shrink(oracle: Oracle, factor: Any) -> Oracle:
+    """The oracle on the set scaled by ``factor`` <= 1 about its centre: an attack stays a lower bound, an upper bound becomes an estimate.
+
+    Raises:
+      ValueError: a concrete factor outside [0, 1] (a larger set's attack would bound nothing).
+    """
+    if isinstance(factor, int | float) and not 0 <= factor <= 1:
+        raise ValueError(f"shrink: factor must lie in [0, 1], got {factor}")
+    side: Side = "lower" if oracle.side == "lower" else "estimate"
+    return Oracle(
+        side, bind(_shrink, oracle, factor), oracle.confidence, host=oracle.host, name=_name("shrink", oracle)
+    )
+
+
+def iterations(oracle: Any) -> list[Iteration]:
+    """Every `Iteration` inside an oracle, however deeply combined."""
+    found = jax.tree.leaves(oracle, is_leaf=lambda node: isinstance(node, Iteration))
+    return [node for node in found if isinstance(node, Iteration)]

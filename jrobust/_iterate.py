@@ -1,0 +1,152 @@
+"""An iterative attack is an `Algorithm` (init, step, best); `iterate` is the one driver that makes it an oracle."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jrobust import _loops
+from jrobust._oracle import Bound, Oracle
+from jrobust._tree import as_pytree, bind, stop_gradient
+from jrobust.typing import Array, Float, Int, Point
+
+
+def improves(new: Float[Array, ""], old: Float[Array, ""]) -> Array:
+    """Whether ``new`` is a worse case than ``old``: larger, or NaN (which does not hold) where ``old`` is a number."""
+    return ~jnp.isnan(old) & ~(new <= old)
+
+
+def violated(value: Float[Array, "..."]) -> Array:
+    """Whether a lower bound shows a violation: not ``value < 0``, so ties and NaN count."""
+    return ~(value < 0)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["init", "step", "best"],
+    meta_fields=["init_cost", "step_cost", "best_cost"],
+)
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """An iterative method for one example, as data.
+
+    Attributes:
+      init: ``(key, f, s) -> state``.
+      step: ``(key, state, f, s) -> state``.
+      best: ``(state, f, s) -> (value, witness)``, the worst case seen so far, last iterate included.
+      init_cost, step_cost, best_cost: passes (forward, backward) through the model of one call.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[..., Any]
+    best: Callable[..., tuple[Float[Array, ""], Point]]
+    init_cost: tuple[int, int] = (0, 0)
+    step_cost: tuple[int, int] = (1, 1)
+    best_cost: tuple[int, int] = (1, 0)
+
+
+class Progress(NamedTuple):
+    """Where one example's iteration stands: what a driver carries from chunk to chunk of steps."""
+
+    key: Any
+    state: Any
+    step: Int[Array, ""]
+    done: Array
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["algorithm", "until", "trace"], meta_fields=["steps"])
+@dataclasses.dataclass(frozen=True)
+class Iteration:
+    """``steps`` steps of an algorithm: `start`, `advance` in as many pieces as one likes, `finish`; the pieces do not change the answer.
+
+    Attributes:
+      algorithm: the method.
+      steps: how many steps at most.
+      until: ``state -> bool``, stop this example early; None runs all steps.
+      trace: ``state -> arrays`` recorded after each step in ``info["trace"]``; not with ``until``.
+    """
+
+    algorithm: Algorithm
+    steps: int
+    until: Callable[[Any], Any] | None = None
+    trace: Callable[[Any], Any] | None = None
+
+    def start(self, key: Any, f: Any, s: Any) -> Progress:
+        """Step zero of one example."""
+        init_key, key = jax.random.split(key)
+        state = self.algorithm.init(init_key, f, s)
+        done = jnp.asarray(False) if self.until is None else self.until(state)
+        return Progress(key, state, jnp.asarray(0, jnp.int32), done)
+
+    def _one(self, progress: Progress, f: Any, s: Any) -> Progress:
+        key, state, step, _ = progress
+        state = self.algorithm.step(jax.random.fold_in(key, step), state, f, s)
+        done = progress.done if self.until is None else self.until(state)
+        return Progress(key, state, step + 1, done)
+
+    def advance(self, progress: Progress, f: Any, s: Any, *, steps: int) -> Progress:
+        """At most ``steps`` further steps, fewer where ``until`` holds or the iteration ends."""
+        stop = jnp.minimum(progress.step + steps, self.steps)
+        return _loops.while_loop(lambda p: (p.step < stop) & ~p.done, lambda p: self._one(p, f, s), progress)
+
+    def finish(self, progress: Progress, f: Any, s: Any) -> Bound:
+        """The bound that the steps so far give."""
+        value, witness = self.algorithm.best(progress.state, f, s)
+        forwards, backwards = (
+            a + progress.step * b + c
+            for a, b, c in zip(
+                self.algorithm.init_cost, self.algorithm.step_cost, self.algorithm.best_cost, strict=True
+            )
+        )
+        return Bound(value, stop_gradient(witness), {"forwards": forwards, "backwards": backwards})
+
+    def solve(self, key: Any, f: Any, s: Any) -> Bound:
+        """All steps in one program: a scan, or a while loop with early stop."""
+        progress = self.start(key, f, s)
+        if self.until is not None:
+            return self.finish(self.advance(progress, f, s, steps=self.steps), f, s)
+
+        def body(p: Progress, _: None) -> tuple[Progress, Any]:
+            p = self._one(p, f, s)
+            return p, None if self.trace is None else self.trace(p.state)
+
+        progress, history = _loops.scan(body, progress, None, length=self.steps)
+        bound = self.finish(progress, f, s)
+        return bound if self.trace is None else bound._replace(info=bound.info | {"trace": history})
+
+
+def _solve(iteration: Iteration, key: Any, f: Any, s: Any) -> Bound:
+    return iteration.solve(key, f, s)
+
+
+def iterate(
+    algorithm: Algorithm,
+    steps: int,
+    *,
+    until: Callable[[Any], Any] | None = None,
+    trace: Callable[[Any], Any] | None = None,
+    name: str = "iterate",
+) -> Oracle:
+    """The lower oracle that runs ``steps`` steps of ``algorithm`` and keeps the worst case seen.
+
+    Args:
+      algorithm: what to run.
+      steps: how many steps, >= 1 (structure: another count is another program).
+      until: ``state -> bool``, per-example early stop (a while loop); None is a scan, which can also be differentiated.
+      trace: ``state -> arrays``, recorded after each step in ``info["trace"]`` [steps, ...]; not together with ``until``.
+      name: for tables.
+
+    Returns:
+      An `Oracle` of side "lower" whose ``stages`` hold the `Iteration`, so that a driver can compact between chunks of steps.
+      ``info["forwards"]`` and ``info["backwards"]`` count passes for one example.
+    """
+    if not (isinstance(steps, int) and steps >= 1):
+        raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
+    if until is not None and trace is not None:
+        raise ValueError(f"{name}: a trace needs every step; use it without early stop")
+    until, trace = (None if fn is None else as_pytree(fn) for fn in (until, trace))
+    iteration = Iteration(algorithm, steps, until, trace)
+    return Oracle("lower", bind(_solve, iteration), stages=(iteration,), name=name)

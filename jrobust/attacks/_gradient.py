@@ -1,0 +1,194 @@
+"""First-order attacks on any set: FGSM and projected gradient ascent with any optax rule."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jrobust._iterate import Algorithm, improves, iterate, violated
+from jrobust._objective import Objective
+from jrobust._oracle import Bound, Oracle
+from jrobust._tree import bind, stop_gradient, where
+from jrobust.attacks._rules import steepest
+from jrobust.typing import Array, Float, Point
+
+Surrogate = Callable[[Objective, Any], Float[Array, ""]]
+
+
+class AscentState(NamedTuple):
+    """The iterate, its rule's state, the worst case among the points evaluated so far, and the last point's numbers."""
+
+    z: Point
+    rule: Any
+    value: Float[Array, ""]
+    witness: Point
+    height: Float[Array, ""]
+    last: Float[Array, ""]
+
+
+def climb(f: Objective, surrogate: Surrogate | None, z: Point) -> tuple[Float[Array, ""], Float[Array, ""], Point]:
+    """``(objective's value, surrogate, gradient of the surrogate)`` at ``z``: one forward, one backward pass."""
+
+    def both(z: Point) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        outputs = f.outputs(z)
+        return (surrogate or f.surrogate)(f, outputs), f.value(outputs)
+
+    (height, value), gradient = jax.value_and_grad(both, has_aux=True)(z)
+    return value, height, gradient
+
+
+def _init(given: Any, key: Any, f: Objective, s: Any, *, rule: Any, start: Any) -> AscentState:
+    del f
+    if callable(start):
+        z = s.project(start(key, s))
+    elif start == "random":
+        z = s.sample(key)
+    else:
+        z = s.center if given is None else s.project(jnp.broadcast_to(given, s.center.shape))
+    worst = jnp.asarray(-jnp.inf, jnp.result_type(*jax.tree.leaves(z)))
+    return AscentState(z, rule.init(z), worst, z, worst, worst)
+
+
+def _keep(state: AscentState, z: Point, value: Float[Array, ""]) -> AscentState:
+    value = value.astype(state.value.dtype)
+    better = improves(value, state.value)
+    return state._replace(value=jnp.where(better, value, state.value), witness=where(better, z, state.witness))
+
+
+def _step(
+    step: Any, key: Any, state: AscentState, f: Objective, s: Any, *, rule: Any, surrogate: Surrogate | None
+) -> AscentState:
+    del key
+    value, height, gradient = climb(f, surrogate, state.z)
+    state = _keep(state, state.z, value)._replace(
+        height=height.astype(state.height.dtype), last=value.astype(state.last.dtype)
+    )
+    descent = jax.tree.map(jnp.negative, gradient)
+    update, memory = rule.update(descent, state.rule, state.z, set=s)
+    z = s.project(jax.tree.map(lambda a, u: a + step * u, state.z, update))
+    return state._replace(z=z, rule=memory)
+
+
+def _best(state: AscentState, f: Objective, s: Any, *, keep: str) -> tuple[Float[Array, ""], Point]:
+    del s
+    value = f.value(f.outputs(state.z))
+    if keep == "last":
+        return value, state.z
+    state = _keep(state, state.z, value)
+    return state.value, state.witness
+
+
+def _broken(state: AscentState) -> Array:
+    return violated(state.value)
+
+
+_ABSOLUTE, _RELATIVE = steepest(), steepest(relative=True)
+
+
+def pgd(
+    *,
+    steps: int = 40,
+    step: Any = None,
+    start: Any = "random",
+    surrogate: Surrogate | None = None,
+    rule: optax.GradientTransformation | None = None,
+    keep: Literal["best", "last"] = "best",
+    early_stop: bool = False,
+    trace: bool = False,
+) -> Oracle:
+    """Projected gradient ascent on any set: ``z <- project(z + step * direction(grad))``.
+
+    Args:
+      steps: gradient steps, >= 1 (structure).
+      step: length of a step in the norm of the set (half-widths for a box); traced. None: ``2.5 / steps`` of the set's own
+        radius. With ``rule``, a factor on its updates (None: 1).
+      start: "random" (a sample of the set), "center", a function ``(key, set) -> z``, or a point (projected onto the set).
+      surrogate: what is climbed, ``(objective, outputs) -> scalar``; None takes the objective's own (cross-entropy for
+        classification). Success is always judged by the objective.
+      rule: any optax transformation (momentum, Adam, schedules; `steepest` sees the set); None is `steepest`. It descends on
+        minus the surrogate, so optax optimizers go in as they are.
+      keep: "best" returns the worst case seen, "last" the last iterate (in training the final forward pass then costs nothing).
+      early_stop: stop each example at its first violation (a while loop). Not for `worst_case`.
+      trace: record the surrogate and the value at each iterate in ``info["trace"]``, [steps] each.
+
+    Returns:
+      An `Oracle` of side "lower". A targeted attack is the same oracle on ``classification(..., target=t)``.
+
+    Guarantee: a lower bound, attained at ``witness``, which lies in the set to rounding.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z[0], 0)
+    >>> bound = pgd(steps=10).solve(jax.random.key(0), f, jr.sets.linf(0.3)(jnp.array([0.5])))
+    >>> print(f"{bound.value:.3f} at {bound.witness}")  # margin -2 z at z = 0.2
+    -0.400 at [0.2]
+
+    References:
+      Madry et al., Towards deep learning models resistant to adversarial attacks, ICLR 2018.
+    Deviations:
+      The best of all iterates is kept, not the last, unless ``keep="last"``.
+    """
+    if keep not in ("best", "last"):
+        raise ValueError(f"pgd: keep is 'best' or 'last', got {keep!r}")
+    if isinstance(start, str) and start not in ("random", "center"):
+        raise ValueError(f"pgd: start is 'random', 'center', a function (key, set) -> z or a point, got {start!r}")
+    if early_stop and keep == "last":
+        raise ValueError("pgd: early_stop keeps the violation it found; use keep='best'")
+    if rule is not None:
+        chosen, length = optax.with_extra_args_support(rule), 1.0 if step is None else step
+    elif step is None:
+        chosen, length = _RELATIVE, 2.5 / steps if isinstance(steps, int) and steps > 0 else 1.0
+    else:
+        chosen, length = _ABSOLUTE, step
+    if isinstance(start, str) or callable(start):
+        init = bind(_init, None, rule=chosen, start=start)
+    else:
+        init = bind(_init, start, rule=chosen, start="given")
+    algorithm = Algorithm(
+        init,
+        bind(_step, length, rule=chosen, surrogate=surrogate),
+        bind(_best, keep=keep),
+    )
+    return iterate(
+        algorithm,
+        steps,
+        until=_broken if early_stop else None,
+        trace=_heights if trace else None,
+        name=f"pgd-{steps}",
+    )
+
+
+def _heights(state: AscentState) -> dict[str, Array]:
+    return {"surrogate": state.height, "value": state.last}
+
+
+def _fgsm(key: Any, f: Objective, s: Any, *, surrogate: Surrogate | None) -> Bound:
+    del key
+    _, _, gradient = climb(f, surrogate, s.center)
+    z = stop_gradient(s.argsup(gradient))
+    return Bound(f.value(f.outputs(z)), z, {"forwards": jnp.asarray(2), "backwards": jnp.asarray(1)})
+
+
+def fgsm(*, surrogate: Surrogate | None = None) -> Oracle:
+    """The maximiser of the linearised surrogate over the set: one gradient at the centre.
+
+    For Linf ``x + eps sign(grad)`` (inside the clip), for other sets their own linear maximiser. Exact on linear models.
+
+    Args:
+      surrogate: what is linearised; None takes the objective's own.
+
+    Returns:
+      An `Oracle` of side "lower".
+
+    Guarantee: a lower bound, attained at ``witness``.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z[0], 0)
+    >>> print(fgsm().solve(jax.random.key(0), f, jr.sets.linf(0.25)(jnp.array([0.5]))).value)
+    -0.5
+
+    References:
+      Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
+    """
+    return Oracle("lower", bind(_fgsm, surrogate=surrogate), name="fgsm")
