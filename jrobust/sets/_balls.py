@@ -154,7 +154,7 @@ def _bisect(magnitudes: Any, top: Array, eps: Array, p: float) -> Array:
     """``magnitudes(t)``, which shrinks as t grows, at the least t >= 0 that keeps its p-norm within eps (safe side)."""
     inside = _safe_norm(magnitudes(jnp.zeros_like(top)), p) <= eps
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         t = 0.5 * (low + high)
         fits = _safe_norm(magnitudes(t), p) <= eps
@@ -167,7 +167,7 @@ def _bisect(magnitudes: Any, top: Array, eps: Array, p: float) -> Array:
 def _shrunk(a: Array, t: Array, p: float) -> Array:
     """The ``d`` in [0, a] with ``d + t d^(p-1) = a``, elementwise by bisection."""
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         d = 0.5 * (low + high)
         over = d + t * d ** (p - 1) > a
@@ -234,8 +234,9 @@ def _build(eps: Any, args: tuple[Any, ...], x: Any, *, geometry: Geometry) -> Se
             f"{geometry.name}: eps must be one number for an example, got shape {jnp.shape(eps)}; "
             "only linf takes one eps an entry (a driver takes one an example)"
         )
+    x = jnp.asarray(x)
     lo, hi = args
-    return Set(jnp.asarray(x), (eps, lo, hi), geometry)
+    return Set(x, (jnp.asarray(eps, x.dtype), lo, hi), geometry)
 
 
 def lp(p: float, eps: Any, *, clip: tuple[Any, Any] | None = None) -> Threat:

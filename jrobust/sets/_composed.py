@@ -59,7 +59,7 @@ _BOX = Geometry(
 def _build_box(t: Any, args: tuple[Any, Any], x: Any) -> Set:
     x = jnp.asarray(x)
     lo, hi = (jnp.broadcast_to(jnp.asarray(end, x.dtype), x.shape) for end in args)
-    return Set(jnp.clip(x, lo, hi), (t, lo, hi), _BOX)
+    return Set(jnp.clip(x, lo, hi), (jnp.asarray(t, x.dtype), lo, hi), _BOX)
 
 
 def box(lo: Any, hi: Any) -> Threat:

@@ -1,0 +1,26 @@
+"""The table that every set enters: name -> (threat, one example)."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust import sets
+
+_rng = np.random.default_rng(0)
+_X = jnp.asarray(_rng.uniform(size=(2, 3)), jnp.float32)
+_EDGE = jnp.asarray([0.0, 1.0, 0.5, 0.05], jnp.float32)
+
+SETS = {
+    **{
+        f"l{p:g} eps={eps} clip={clip}": (sets.lp(p, eps, clip=clip), _X)
+        for p in (1.0, 1.5, 2.0, 3.0, np.inf)
+        for eps, clip in ((0.3, None), (0.3, (0.0, 1.0)), (2.0, (0.0, 1.0)))
+    },
+    **{f"l{p:g} at the edge": (sets.lp(p, 0.2, clip=(0.0, 1.0)), _EDGE) for p in (1.0, 2.0, 4.0, np.inf)},
+    **{f"l{p:g} eps=0": (sets.lp(p, 0.0, clip=(0.0, 1.0)), _X) for p in (1.0, 3.0)},
+    "linf, one eps an entry": (sets.linf(jnp.linspace(0.0, 0.4, 6).reshape(2, 3), clip=(0, 1)), _X),
+    "l2, one clip an entry": (sets.l2(0.7, clip=(_X - 0.1, _X + 0.2)), _X),
+    "box": (sets.box(-0.5, jnp.ones((2, 3))), _X),
+    "box, degenerate": (sets.box(_X, _X), _X),
+    "product": (sets.product(sets.l2(0.4), sets.box(0.0, 1.0)), (_X, _EDGE)),
+    "power": (sets.power(sets.l2(0.3, clip=(0, 1))), _X),
+}

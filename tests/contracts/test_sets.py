@@ -1,0 +1,64 @@
+"""Every set satisfies `check_set`, and agrees with an independent solver."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog, minimize
+
+import jrobust as jr
+from jrobust.testing import check_set
+from tests.contracts.sets import SETS
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_facts_agree(name, key):
+    threat, x = SETS[name]
+    check_set(threat, x, key=key, samples=64)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_l1_support_and_projection_against_solvers(seed):
+    rng = np.random.default_rng(seed)
+    x, c, eps = rng.uniform(size=5), rng.normal(size=5), rng.uniform(0.1, 1.5)
+    s = jr.sets.l1(eps, clip=(0, 1))(jnp.asarray(x, jnp.float32))
+    # d = p - q, p and q >= 0, sum p + q <= eps
+    lp = linprog(-np.r_[c, -c], A_ub=[np.ones(10)], b_ub=[eps], bounds=[(0, 1 - v) for v in x] + [(0, v) for v in x])
+    np.testing.assert_allclose(s.support(jnp.asarray(c, jnp.float32)), c @ x - lp.fun, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1.5, 2.0, 3.0])
+def test_lp_support_and_projection_against_slsqp(p):
+    rng = np.random.default_rng(1)
+    x, c, eps = rng.uniform(size=4), rng.normal(size=4), 0.6
+    s = jr.sets.lp(p, eps, clip=(0, 1))(jnp.asarray(x, jnp.float32))
+    ball = {"type": "ineq", "fun": lambda z: eps**p - np.sum((np.abs(z - x) + 1e-12) ** p)}
+    top = minimize(lambda z: -c @ z, x, bounds=[(0, 1)] * 4, constraints=ball, method="SLSQP", options={"ftol": 1e-12})
+    np.testing.assert_allclose(s.support(jnp.asarray(c, jnp.float32)), -top.fun, atol=1e-4)
+    v = x + 2 * c
+    near = minimize(lambda z: np.sum((z - v) ** 2), x, bounds=[(0, 1)] * 4, constraints=ball, method="SLSQP", options={"ftol": 1e-12})
+    np.testing.assert_allclose(s.project(jnp.asarray(v, jnp.float32)), near.x, atol=2e-3)
+
+
+def test_eps_is_traced_and_vmappable():
+    x, c = jnp.zeros(3), jnp.array([1.0, -2.0, 0.5])
+    sweep = jax.jit(jax.vmap(lambda eps: jr.sets.linf(eps)(x).support(c)))(jnp.array([0.0, 0.1, 1.0]))
+    np.testing.assert_allclose(sweep, 3.5 * jnp.array([0.0, 0.1, 1.0]), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda eps: jr.sets.l2(eps)(x).support(c))(0.3), jnp.linalg.norm(c), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: jr.sets.linf(-0.1), "eps"),
+        (lambda: jr.sets.l2(float("nan")), "eps"),
+        (lambda: jr.sets.lp(0.5, 1.0), "p must be >= 1"),
+        (lambda: jr.sets.linf(0.1, clip=(1, 0)), "lo <= hi"),
+        (lambda: jr.sets.box(1.0, 0.0), "lo <= hi"),
+        (lambda: jr.sets.l2(jnp.ones(3))(jnp.zeros(3)), "one number"),
+        (lambda: jr.sets.product(jr.sets.l2(1.0))((jnp.zeros(2), jnp.zeros(2))), "tuple of 1"),
+    ],
+)
+def test_bad_input_is_one_clear_error(make, word):
+    with pytest.raises(ValueError, match=word):
+        make()
