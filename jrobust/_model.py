@@ -1,0 +1,327 @@
+"""A user's model as a pure function of its arrays, so that new parameters never recompile a driver.
+
+A pytree (an NNX or Equinox module, ``jax.tree_util.Partial``) already says what its arrays are. A plain closure does not: it is
+traced, the arrays it closed over become arguments, and callables that trace to the same program share one traced object, so
+that jit's cache sees the same function again.
+"""
+
+import hashlib
+import re
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust._jaxpr import ClosedJaxpr, Jaxpr, Literal, bind_eqn, jaxpr_as_fun, trace
+from jrobust._tree import bind
+from jrobust.typing import Array, Float, PyTree
+
+__all__ = ["Functional", "digest", "functional", "warn_if_random"]
+
+
+class Functional(NamedTuple):
+    """A model taken apart.
+
+    Attributes:
+      apply: ``apply(leaves, x[B, ...]) -> logits[B, K]``, pure, any B; hashable, and equal for two models of one structure.
+      leaves: its arrays.
+    """
+
+    apply: Callable[[tuple[Any, ...], Any], Float[Array, "B K"]]
+    leaves: tuple[Any, ...]
+
+
+def functional(model: Any, x: PyTree) -> Functional:
+    """Take a model apart into a pure function and its arrays.
+
+    Args:
+      model: a batched callable ``model(x[B, ...]) -> logits[B, K]``. If it is a pytree its array leaves become ``leaves`` and
+        all else is structure. Of any other callable the arrays it closed over become ``leaves``; numbers that Python or NumPy
+        computed while it was traced are structure.
+      x: one batch, or its ``jax.ShapeDtypeStruct``.
+
+    Returns:
+      A `Functional`. A closure is traced for a batch of one and vmapped over larger ones.
+
+    Raises:
+      TypeError: the model is not callable.
+      ValueError: its output is not a float array [B, K].
+
+    >>> import jax.numpy as jnp
+    >>> def model(w):
+    ...     return lambda x: x @ w
+    >>> f, g = (functional(model(w), jnp.zeros((1, 2))) for w in (jnp.eye(2), jnp.ones((2, 2))))
+    >>> f.apply == g.apply, f.apply(g.leaves, jnp.ones((3, 2))).shape
+    (True, (3, 2))
+    """
+    if not callable(model):
+        raise TypeError(f"a model is a callable model(x[B, ...]) -> logits[B, K], got {type(model).__name__}")
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)), x)
+    parts = _split(model)
+    if parts is not None:
+        leaves, structure = parts
+        f = Functional(bind(_apply_tree, structure=structure), leaves)
+        _check_output(jax.eval_shape(f.apply, leaves, x), x)
+        return f
+    program, leaves = _traced(model, x)
+    _check_output(program.out, x)
+    return Functional(bind(_apply_program, program=program), leaves)
+
+
+def _check_output(out: Any, x: PyTree) -> None:
+    batch = jax.tree.leaves(x)[0].shape[0]
+    shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
+    if shape is None or dtype is None:
+        raise ValueError(f"a model must return one float array [B, K]; this one returns {jax.tree.structure(out)}")
+    if len(shape) != 2 or shape[0] != batch or shape[1] < 1 or not jnp.issubdtype(dtype, jnp.floating):
+        given = [tuple(leaf.shape) for leaf in jax.tree.leaves(x)]
+        raise ValueError(
+            f"a model must return float logits [B, K]; on an input of shape {', '.join(map(str, given))} this one returns "
+            f"{dtype.name} of shape {tuple(shape)}"
+        )
+
+
+# Pytrees
+
+
+class _Structure(NamedTuple):
+    treedef: Any
+    static: tuple[tuple[int, Any], ...]
+
+
+def _split(model: Any) -> tuple[tuple[Any, ...], _Structure] | None:
+    """The arrays and the structure of a model that is a pytree; None where it is not (or its structure cannot be compared)."""
+    leaves, treedef = jax.tree.flatten(model)
+    if jax.tree_util.all_leaves([model]):
+        return None
+    arrays = tuple(leaf for leaf in leaves if _is_array(leaf))
+    static = tuple((i, leaf) for i, leaf in enumerate(leaves) if not _is_array(leaf))
+    structure = _Structure(treedef, static)
+    try:
+        hash(structure)
+    except TypeError:
+        return None
+    return arrays, structure
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+
+
+def _merge(leaves: tuple[Any, ...], structure: _Structure) -> Any:
+    static, arrays = dict(structure.static), iter(leaves)
+    n = structure.treedef.num_leaves
+    return jax.tree.unflatten(structure.treedef, [static[i] if i in static else next(arrays) for i in range(n)])
+
+
+def _apply_tree(leaves: tuple[Any, ...], x: PyTree, *, structure: _Structure) -> Any:
+    return _merge(leaves, structure)(x)
+
+
+def _twice_tree(leaves: tuple[Any, ...], x: PyTree, *, structure: _Structure) -> Any:
+    model = _merge(leaves, structure)
+    return model(x), model(x)
+
+
+# Closures
+
+
+class Program:
+    """A traced callable whose closed-over arrays are arguments; compared by identity, shared through the cache below."""
+
+    def __init__(self, closed: ClosedJaxpr, x: PyTree, out: PyTree) -> None:
+        self.closed, self.x, self.out = closed, x, out
+
+    def __call__(self, leaves: tuple[Any, ...], x: PyTree) -> PyTree:
+        """Run it on ``x`` of the traced shape."""
+        flat = _run(self.closed, iter(leaves), jax.tree.leaves(x))
+        return jax.tree.unflatten(jax.tree.structure(self.out), flat)
+
+
+def _apply_program(leaves: tuple[Any, ...], x: PyTree, *, program: Program) -> Any:
+    return jax.vmap(lambda z: program(leaves, jax.tree.map(lambda leaf: leaf[None], z))[0])(x)
+
+
+def _call_program(leaves: tuple[Any, ...], x: PyTree, *, program: Program) -> Any:
+    return program(leaves, x)
+
+
+def _inner(params: dict[str, Any]) -> ClosedJaxpr | None:
+    """The body of a nested call that holds constants somewhere inside, and is therefore inlined."""
+    body = params.get("jaxpr")
+    return body if isinstance(body, ClosedJaxpr) and any(True for _ in _constants(body)) else None
+
+
+def _constants(closed: ClosedJaxpr) -> Iterator[Any]:
+    """The closed-over arrays of a program and of the jits inside it, in the order in which `_run` takes them."""
+    yield from closed.consts
+    for eqn in closed.jaxpr.eqns:
+        if eqn.primitive.name == "jit" and (body := _inner(eqn.params)) is not None:
+            yield from _constants(body)
+
+
+def _run(closed: ClosedJaxpr, constants: Iterator[Any], args: list[Any]) -> list[Any]:
+    """Evaluate a program with other constants; calls without any stay calls, so custom derivatives and names are kept."""
+    own = [next(constants) for _ in closed.consts]
+    if not any(eqn.primitive.name == "jit" and _inner(eqn.params) is not None for eqn in closed.jaxpr.eqns):
+        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, own))(*args)
+    env: dict[Any, Any] = dict(zip([*closed.jaxpr.constvars, *closed.jaxpr.invars], [*own, *args], strict=True))
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else env[v]
+
+    for eqn in closed.jaxpr.eqns:
+        values = [read(v) for v in eqn.invars]
+        body = _inner(eqn.params) if eqn.primitive.name == "jit" else None
+        out = bind_eqn(eqn, values) if body is None else _run(body, constants, values)
+        env.update(zip(eqn.outvars, out, strict=True))
+    return [read(v) for v in closed.jaxpr.outvars]
+
+
+_PROGRAMS: OrderedDict[str, Program] = OrderedDict()
+_LOCK = threading.Lock()
+_KEPT = 128
+
+
+def _traced(model: Callable[..., Any], x: PyTree) -> tuple[Program, tuple[Any, ...]]:
+    """The program of a closure and its arrays; the first program of its fingerprint, where one is known."""
+    out: list[Any] = []
+
+    def flat(x: PyTree) -> list[Any]:
+        result = model(x)
+        out.append(jax.tree.structure(result))
+        return jax.tree.leaves(result)
+
+    closed = trace(flat, x)
+    leaves = tuple(jnp.asarray(c) for c in _constants(closed))
+    avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.out_avals]  # pyright: ignore[reportAttributeAccessIssue]
+    program = Program(closed, x, jax.tree.unflatten(out[0], avals))
+    mark = _fingerprint(program, leaves)
+    with _LOCK:
+        program = _PROGRAMS.setdefault(mark, program)
+        _PROGRAMS.move_to_end(mark)
+        while len(_PROGRAMS) > _KEPT:
+            _PROGRAMS.popitem(last=False)
+    return program, leaves
+
+
+def _fingerprint(program: Program, leaves: tuple[Any, ...]) -> str:
+    """What two programs must share to be one: their equations and those of their derivative (where custom rules show).
+
+    Arrays that are still constants once the leaves are arguments (hidden in a custom rule, say) count by value.
+    """
+
+    def pullback(leaves: Any, x: PyTree, cotangent: Any) -> Any:
+        return jax.vjp(lambda z: program(leaves, z), x)[1](cotangent)
+
+    try:
+        derivative = trace(pullback, leaves, program.x, program.out)
+    except Exception:  # not differentiable; whatever a rule or a callback does then counts by identity
+        derivative = None
+    h = hashlib.sha256(repr(jax.tree.structure((program.x, program.out))).encode())
+    _describe(trace(program, leaves, program.x), h, derivative is not None)
+    _describe(derivative, h, derivative is not None)
+    return h.hexdigest()
+
+
+def _describe(value: Any, h: Any, resolved: bool, custom: bool = False) -> None:
+    """Hash a jaxpr, or anything found in one, by structure; ``resolved`` says that custom rules are described elsewhere."""
+    if isinstance(value, ClosedJaxpr):
+        _describe((value.jaxpr, *value.consts), h, resolved)
+    elif isinstance(value, Jaxpr):
+        numbers: dict[Any, int] = {}  # variables are numbered in the order they appear
+
+        def variables(vs: Any) -> None:
+            for v in vs:
+                if isinstance(v, Literal):
+                    _describe(np.asarray(v.val), h, resolved)
+                h.update(
+                    f"{v.aval}".encode()
+                    if isinstance(v, Literal)
+                    else f"{numbers.setdefault(v, len(numbers))}:{v.aval}".encode()
+                )
+
+        variables([*value.constvars, *value.invars])
+        for eqn in value.eqns:
+            h.update(f"\n{eqn.primitive.name}".encode())
+            variables([*eqn.invars, *eqn.outvars])
+            _describe(eqn.params, h, resolved, custom=eqn.primitive.name.startswith("custom_"))
+        variables(value.outvars)
+    elif isinstance(value, dict):
+        for name in sorted(value, key=str):
+            h.update(str(name).encode())
+            _describe(value[name], h, resolved, custom)
+    elif type(value) in (tuple, list):
+        h.update(f"({len(value)}".encode())
+        for item in value:
+            _describe(item, h, resolved, custom)
+    elif hasattr(value, "dtype") and hasattr(value, "shape"):
+        h.update(f"{value.dtype}{value.shape}".encode() + np.asarray(value).tobytes())
+    elif callable(value) and not isinstance(value, type) and not isinstance(value, np.dtype):
+        h.update(b"rule" if resolved and custom else f"function {id(value)}".encode())
+    else:
+        h.update(_without_addresses(value) if resolved and custom else repr(value).encode())
+
+
+def _without_addresses(value: Any) -> bytes:
+    return re.sub(r"0x[0-9a-f]+", "0x", repr(value)).encode()
+
+
+def digest(tree: Any) -> str:
+    """A short hash of a pytree's structure and numbers: equal in every process that builds it the same way.
+
+    >>> import jax.numpy as jnp
+    >>> digest((jnp.zeros(2), "a")) == digest((jnp.zeros(2), "a")) != digest((jnp.ones(2), "a"))
+    True
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    h = hashlib.sha256(_without_addresses(treedef))
+    for leaf in leaves:
+        if _is_array(leaf):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
+            h.update(f"{leaf.dtype}{leaf.shape}".encode() + np.asarray(leaf).tobytes())
+        else:
+            h.update(_without_addresses(leaf))
+    return h.hexdigest()[:16]
+
+
+_jitted = jax.jit(lambda leaves, x, *, apply: apply(leaves, x), static_argnames="apply")
+
+
+def warn_if_random(model: Any, x: PyTree, *, batch: int = 4) -> None:
+    """Warn (UserWarning) where ``model`` gives two answers to one question, or its answers depend on the rest of the batch.
+
+    Drivers work on one example at a time and assume neither; a few examples of ``x`` are tried.
+    """
+    x = jax.tree.map(lambda leaf: jnp.asarray(leaf[:batch]), x)
+    parts = _split(model)
+    if parts is not None:
+        a, b = _jitted(parts[0], x, apply=bind(_twice_tree, structure=parts[1]))
+    else:
+        program, leaves = _traced(lambda z: (model(z), model(z)), x)
+        a, b = _jitted(leaves, x, apply=bind(_call_program, program=program))
+    f = functional(model, x)
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], x) for i in range(len(a))]
+    alone = jnp.concatenate([_jitted(f.leaves, row, apply=f.apply) for row in rows])
+    a, b, alone = (np.asarray(v, np.float64) for v in (a, b, alone))
+    scale = np.nanmax(np.abs(a), initial=1e-6)
+    if np.any(np.abs(a - b) > 1e-3 * scale):
+        warnings.warn(
+            "the model gave two answers to the same input: every number below is about one draw of it; put dropout in inference "
+            "mode, or average it explicitly before it is evaluated",
+            UserWarning,
+            stacklevel=3,
+        )
+    elif np.any(np.abs(a - alone) > 0.05 * scale):
+        warnings.warn(
+            "the model's answer to one example depends on the rest of the batch (BatchNorm in training mode?); drivers evaluate "
+            "each example alone. An nnx.Module is put in inference mode with model.eval()",
+            UserWarning,
+            stacklevel=3,
+        )
