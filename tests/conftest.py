@@ -1,6 +1,9 @@
-"""Annotations are checked at run time in every test: jaxtyping's hook instruments the package before it is imported."""
+"""Test set-up: annotations are checked at run time, and XLA compiles fast rather than well (tests are mostly compilation)."""
 
 import importlib.util
+import os
+
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import jaxtyping

@@ -1,0 +1,60 @@
+"""The table that every oracle enters: name -> oracle. `EXACT_ON_LINEAR` find or prove the supremum of a linear model."""
+
+import optax
+
+import jrobust as jr
+
+_MARGIN = jr.objectives.largest
+
+LOWER = {
+    "fgsm": jr.attacks.fgsm(),
+    "fgsm on the margin": jr.attacks.fgsm(surrogate=_MARGIN),
+    "pgd": jr.attacks.pgd(steps=30),
+    "pgd, last iterate": jr.attacks.pgd(steps=30, keep="last"),
+    "pgd from the centre": jr.attacks.pgd(steps=30, start="center"),
+    "pgd, early stop": jr.attacks.pgd(steps=30, early_stop=True),
+    "pgd on dlr": jr.attacks.pgd(steps=30, surrogate=jr.objectives.dlr),
+    "pgd, momentum": jr.attacks.pgd(
+        steps=30, rule=optax.chain(optax.trace(0.9), jr.attacks.steepest(relative=True), optax.scale(0.1))
+    ),
+    "pgd, adam": jr.attacks.pgd(steps=60, rule=optax.adam(0.05)),
+    "pgd, schedule": jr.attacks.pgd(
+        steps=30,
+        rule=optax.chain(
+            jr.attacks.steepest(relative=True), optax.scale_by_schedule(optax.cosine_decay_schedule(0.5, 30))
+        ),
+    ),
+    "restarts": jr.restarts(jr.attacks.pgd(steps=10), 4),
+    "strongest": jr.strongest(jr.attacks.fgsm(), jr.attacks.pgd(steps=10)),
+    "cascade of attacks": jr.cascade(jr.attacks.fgsm(), jr.attacks.pgd(steps=10)),
+    "shrink of an attack": jr.shrink(jr.attacks.pgd(steps=10), 0.5),
+}
+
+UPPER = {
+    "ibp": jr.bounds.ibp(),
+    "crown": jr.bounds.crown(),
+    "crown_ibp": jr.bounds.crown_ibp(),
+    "tightest": jr.tightest(jr.bounds.ibp(), jr.bounds.crown_ibp()),
+    "cascade of bounds": jr.cascade(jr.bounds.ibp(), jr.bounds.crown()),
+}
+
+ESTIMATE = {
+    "mix": jr.mix(jr.attacks.pgd(steps=5), jr.bounds.ibp(), 0.3),
+    "mix of losses": jr.mix(jr.attacks.pgd(steps=5), jr.bounds.ibp(), 0.3, losses=True),
+    "shrink of a bound": jr.shrink(jr.bounds.ibp(), 0.5),
+}
+
+# attacks that reach the supremum of a linear margin on each norm below
+EXACT_ATTACKS = ("fgsm on the margin", "pgd, momentum", "restarts", "strongest")
+EXACT_BOUNDS = tuple(UPPER)
+
+THREATS = {
+    "linf": jr.sets.linf(0.1),
+    "linf in a box": jr.sets.linf(0.3, clip=(0.0, 1.0)),
+    "l2": jr.sets.l2(0.3),
+    "l2 in a box": jr.sets.l2(0.8, clip=(0.0, 1.0)),
+    "l1": jr.sets.l1(0.4),
+    "l1 in a box": jr.sets.l1(1.0, clip=(0.0, 1.0)),
+    "l3": jr.sets.lp(3.0, 0.3),
+    "box": jr.sets.box(0.1, 0.9),
+}
