@@ -1,0 +1,90 @@
+"""Flax NNX modules as pure functions of their arrays: parameters in, statistics in, statistics out."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from jrobust._tree import bind
+from jrobust.typing import Array, Float, PyTree
+
+__all__ = ["Functional", "functional", "merge"]
+
+
+class Functional(NamedTuple):
+    """A module taken apart.
+
+    Attributes:
+      apply: ``apply(params, rest, x[B, ...], *, train) -> (logits[B, K], rest')``, pure, hashable, equal for two
+        modules of one architecture (so that they share one compiled program).
+      params: the trained arrays, as nested dictionaries.
+      rest: every other array (batch statistics, normalisation constants, random streams), as nested dictionaries.
+    """
+
+    apply: Callable[..., tuple[Array, PyTree]]
+    params: PyTree
+    rest: PyTree
+
+
+def functional(model: nnx.Module, *, trained: Any = nnx.Param) -> Functional:
+    """Take a module apart into a pure function and its arrays.
+
+    With ``train=True`` the function runs in training mode: BatchNorm normalises with the batch and ``rest'`` carries
+    the updated running statistics, dropout is active. With ``train=False`` it runs in inference mode and ``rest'``
+    equals ``rest``. The mode that ``model`` itself is in does not matter, and ``model`` is not changed.
+
+    Dropout: a module that draws random numbers keeps its streams (key and counter) in ``rest``; each training call
+    advances the counter, so pass ``rest'`` on and no two steps share a mask. To restart the randomness, build the
+    module from another seed.
+
+    Args:
+      model: the module; ``model(x[B, ...])`` returns logits [B, K].
+      trained: an NNX filter that says which variables are ``params`` (for instance ``nnx.LoRAParam``).
+
+    Returns:
+      ``(apply, params, rest)``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    >>> apply, params, rest = functional(net)
+    >>> logits, rest = jax.jit(apply, static_argnames="train")(params, rest, jnp.ones((5, 3)), train=False)
+    >>> logits.shape, bool(jnp.allclose(logits, net(jnp.ones((5, 3)))))
+    ((5, 2), True)
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"functional takes an nnx.Module, got {type(model).__name__}; pass another callable to the drivers as it is"
+        )
+    graph, params, rest = nnx.split(model, trained, ...)
+    # The mode is set at call time; taking the structure in one fixed mode keeps the user's mode out of compilation
+    # caches.
+    copy = nnx.merge(graph, params, rest)
+    copy.eval()
+    graph, params, rest = nnx.split(copy, trained, ...)
+    return Functional(bind(_apply, graph=graph, trained=trained), nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
+
+
+def merge(model: nnx.Module, params: PyTree, rest: PyTree) -> nnx.Module:
+    """A new module with the architecture and mode of ``model`` that holds ``params`` and ``rest``.
+
+    Args:
+      model: any module of the architecture; it is not changed.
+      params: parameters as `functional` returns them.
+      rest: the other arrays as `functional` returns them.
+
+    >>> net, other = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+    >>> _, params, rest = functional(other)
+    >>> bool((merge(net, params, rest).kernel == other.kernel[...]).all())
+    True
+    """
+    return nnx.merge(nnx.graphdef(model), params, rest)
+
+
+def _apply(
+    params: PyTree, rest: PyTree, x: Float[Array, "b ..."], *, train: bool, graph: Any, trained: Any
+) -> tuple[Array, PyTree]:
+    model: Any = nnx.merge(graph, params, rest)
+    (model.train if train else model.eval)()
+    logits = model(x)
+    _, _, rest = nnx.split(model, trained, ...)
+    return logits, nnx.to_pure_dict(rest)
