@@ -12,7 +12,7 @@ from jrobust._tree import as_pytree, bind
 from jrobust.typing import Array, Float, Int
 
 
-def _others(y: Any, k: int) -> Int[Array, " K-1"]:
+def _others(y: Any, k: int) -> Int[Array, " m"]:
     """The classes other than ``y``, in increasing order; ``y`` may be traced."""
     j = jnp.arange(k - 1)
     return j + (j >= y)

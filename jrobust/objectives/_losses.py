@@ -29,7 +29,7 @@ def cross_entropy(apply: Callable[..., Any]) -> Loss:
     return Loss(as_pytree(apply), as_pytree(_softmax_cross_entropy))
 
 
-def worst_logits(elements: Float[Array, " K-1"], y: Any) -> Float[Array, " K"]:
+def worst_logits(elements: Float[Array, " m"], y: Any) -> Float[Array, " n"]:
     """Logits with margins ``elements`` over class ``y``, which itself gets 0.
 
     >>> import jax.numpy as jnp
