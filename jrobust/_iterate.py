@@ -87,8 +87,8 @@ class Iteration:
         done = progress.done if self.until is None else self.until(state)
         return Progress(key, state, step + 1, done)
 
-    def advance(self, progress: Progress, f: Any, s: Any, *, steps: int) -> Progress:
-        """At most ``steps`` further steps, fewer where ``until`` holds or the iteration ends."""
+    def advance(self, progress: Progress, f: Any, s: Any, *, steps: Any) -> Progress:
+        """At most ``steps`` further steps (traced), fewer where ``until`` holds or the iteration ends."""
         stop = jnp.minimum(progress.step + steps, self.steps)
         return _loops.while_loop(lambda p: (p.step < stop) & ~p.done, lambda p: self._one(p, f, s), progress)
 
