@@ -131,11 +131,14 @@ def _twice_tree(leaves: tuple[Any, ...], x: PyTree, *, structure: _Structure) ->
 # Closures
 
 
-class Program:
+class Traced:
     """A traced callable whose closed-over arrays are arguments; compared by identity, shared through the cache below."""
 
     def __init__(self, closed: ClosedJaxpr, x: PyTree, out: PyTree) -> None:
         self.closed, self.x, self.out = closed, x, out
+
+    def __repr__(self) -> str:
+        return f"Traced({hashlib.sha256(_without_addresses(self.closed.jaxpr)).hexdigest()[:16]})"
 
     def __call__(self, leaves: tuple[Any, ...], x: PyTree) -> PyTree:
         """Run it on ``x`` of the traced shape."""
@@ -143,11 +146,11 @@ class Program:
         return jax.tree.unflatten(jax.tree.structure(self.out), flat)
 
 
-def _apply_program(leaves: tuple[Any, ...], x: PyTree, *, program: Program) -> Any:
+def _apply_program(leaves: tuple[Any, ...], x: PyTree, *, program: Traced) -> Any:
     return jax.vmap(lambda z: program(leaves, jax.tree.map(lambda leaf: leaf[None], z))[0])(x)
 
 
-def _call_program(leaves: tuple[Any, ...], x: PyTree, *, program: Program) -> Any:
+def _call_program(leaves: tuple[Any, ...], x: PyTree, *, program: Traced) -> Any:
     return program(leaves, x)
 
 
@@ -183,12 +186,12 @@ def _run(closed: ClosedJaxpr, constants: Iterator[Any], args: list[Any]) -> list
     return [read(v) for v in closed.jaxpr.outvars]
 
 
-_PROGRAMS: OrderedDict[str, Program] = OrderedDict()
+_TRACED: OrderedDict[str, Traced] = OrderedDict()
 _LOCK = threading.Lock()
 _KEPT = 128
 
 
-def _traced(model: Callable[..., Any], x: PyTree) -> tuple[Program, tuple[Any, ...]]:
+def _traced(model: Callable[..., Any], x: PyTree) -> tuple[Traced, tuple[Any, ...]]:
     """The program of a closure and its arrays; the first program of its fingerprint, where one is known."""
     out: list[Any] = []
 
@@ -200,17 +203,17 @@ def _traced(model: Callable[..., Any], x: PyTree) -> tuple[Program, tuple[Any, .
     closed = trace(flat, x)
     leaves = tuple(jnp.asarray(c) for c in _constants(closed))
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.out_avals]  # pyright: ignore[reportAttributeAccessIssue]
-    program = Program(closed, x, jax.tree.unflatten(out[0], avals))
+    program = Traced(closed, x, jax.tree.unflatten(out[0], avals))
     mark = _fingerprint(program, leaves)
     with _LOCK:
-        program = _PROGRAMS.setdefault(mark, program)
-        _PROGRAMS.move_to_end(mark)
-        while len(_PROGRAMS) > _KEPT:
-            _PROGRAMS.popitem(last=False)
+        program = _TRACED.setdefault(mark, program)
+        _TRACED.move_to_end(mark)
+        while len(_TRACED) > _KEPT:
+            _TRACED.popitem(last=False)
     return program, leaves
 
 
-def _fingerprint(program: Program, leaves: tuple[Any, ...]) -> str:
+def _fingerprint(program: Traced, leaves: tuple[Any, ...]) -> str:
     """What two programs must share to be one: their equations and those of their derivative (where custom rules show).
 
     Arrays that are still constants once the leaves are arguments (hidden in a custom rule, say) count by value.
@@ -269,7 +272,7 @@ def _describe(value: Any, h: Any, resolved: bool, custom: bool = False) -> None:
 
 
 def _without_addresses(value: Any) -> bytes:
-    return re.sub(r"0x[0-9a-f]+", "0x", repr(value)).encode()
+    return re.sub(r"0x[0-9a-f]+", "0x", str(value)).encode()
 
 
 def digest(tree: Any) -> str:

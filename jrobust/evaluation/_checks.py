@@ -1,0 +1,157 @@
+"""Bad input, found before any work: each case is one clear error."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust._oracle import Oracle, RadiusOracle
+from jrobust.sets import Threat
+
+_SLACK = 1e-6  # float32 rounding of x / 255 and the like
+
+
+class Data(NamedTuple):
+    """Examples by index; ``x`` stays where it is (a memory map included) and is read a batch at a time."""
+
+    x: Any
+    y: np.ndarray
+    n: int
+
+    def rows(self, index: np.ndarray) -> Any:
+        """The examples ``index``, float32 (float64 under x64), on the host."""
+        return jax.tree.map(lambda a: _floats(_slice(a, index)), self.x)
+
+
+def _slice(a: Any, index: np.ndarray) -> np.ndarray:
+    if len(index) and index[-1] - index[0] + 1 == len(
+        index
+    ):  # a slice reads less than fancy indexing, where rows are in order
+        return np.asarray(a[int(index[0]) : int(index[-1]) + 1])
+    return np.asarray(a[index])
+
+
+def _floats(a: np.ndarray) -> np.ndarray:
+    return np.asarray(a, jnp.result_type(float) if a.dtype == np.float64 else np.float32)
+
+
+def check_key(key: Any) -> None:
+    """A typed PRNG key."""
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
+        raise TypeError(
+            f"key must be one typed PRNG key, jax.random.key(seed); got {getattr(key, 'dtype', type(key).__name__)}"
+        )
+
+
+def check_oracles(oracles: Any) -> None:
+    """A mapping from names to oracles."""
+    if not isinstance(oracles, Mapping):
+        raise TypeError(f'oracles is a dictionary {{"name": oracle}}, got {type(oracles).__name__}')
+    for name, oracle in oracles.items():
+        if not isinstance(name, str) or name == "clean":
+            raise ValueError(f"an oracle's name is a string other than 'clean', got {name!r}")
+        if not isinstance(oracle, Oracle | RadiusOracle):
+            raise TypeError(f"oracles[{name!r}] is not an Oracle or RadiusOracle but {type(oracle).__name__}")
+
+
+def check_data(x: Any, y: Any) -> Data:
+    """Shapes, dtypes and lengths; the values are looked at by `check_values`, batch by batch."""
+    x = x if isinstance(x, tuple) else (x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x))
+    lengths = set()
+    for a in jax.tree.leaves(x):
+        if a.ndim < 1:
+            raise ValueError("x must be a batch [N, ...], got a single number")
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            raise TypeError(
+                f"x must be floating point (inputs in [0, 1] or a stated box), got {a.dtype}; divide images by 255"
+            )
+        lengths.add(a.shape[0])
+    if len(lengths) != 1:
+        raise ValueError(f"the parts of x must have one length, got {sorted(lengths)}")
+    n = lengths.pop()
+    if n == 0:
+        raise ValueError("x is empty: there is nothing to evaluate")
+    y = np.asarray(y)
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"y must be integer labels [N], got dtype {y.dtype}")
+    if y.shape != (n,):
+        raise ValueError(f"y must have shape ({n},), one label an example of x, got {y.shape}")
+    return Data(x, y.astype(np.int32), n)
+
+
+def check_labels(y: np.ndarray, classes: int) -> None:
+    """Labels within the model's classes."""
+    bad = np.flatnonzero((y < 0) | (y >= classes))
+    if len(bad):
+        raise ValueError(
+            f"y[{bad[0]}] = {y[bad[0]]} is out of range: the model has {classes} classes, labels are 0..{classes - 1}"
+        )
+
+
+def check_eps(threat: Any, data: Data) -> Threat:
+    """A threat whose radii are >= 0 and of a shape that fits the examples."""
+    if not isinstance(threat, Threat):
+        raise TypeError(f"threat is made by jr.sets (linf(8 / 255, clip=(0, 1)), ...), got {type(threat).__name__}")
+    shapes = [tuple(a.shape[1:]) for a in jax.tree.leaves(data.x)]
+    for eps in map(np.asarray, jax.tree.leaves(threat.eps)):
+        bad = np.argwhere(~(np.isfinite(eps) & (eps >= 0)))
+        if len(bad):
+            where = "".join(f"[{i}]" for i in bad[0])
+            raise ValueError(f"eps must be finite and >= 0, got eps{where} = {eps[tuple(bad[0])]}")
+        entry = any(_fits(eps.shape, shape) for shape in shapes)
+        if eps.ndim and eps.shape[0] != data.n and not entry:
+            raise ValueError(
+                f"eps has shape {eps.shape}; expected one number, one an example ({data.n},), or the shape of an example"
+            )
+        if eps.ndim and eps.shape[0] == data.n and entry and eps.shape in shapes:
+            raise ValueError(
+                f"eps of shape {eps.shape} may be one an example or one an entry; give it as [N, ...example]"
+            )
+    return threat
+
+
+def _fits(shape: tuple[int, ...], example: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, example) == example
+    except ValueError:
+        return False
+
+
+def eps_rows(threat: Threat, n: int, index: np.ndarray) -> Any:
+    """The radii of the examples ``index``, each leaf with a leading axis."""
+
+    def rows(eps: Any) -> np.ndarray:
+        eps = np.asarray(eps, jnp.result_type(float))
+        per_example = eps.ndim >= 1 and eps.shape[0] == n
+        return eps[index] if per_example else np.broadcast_to(eps, (len(index), *eps.shape))
+
+    return jax.tree.map(rows, threat.eps)
+
+
+def check_values(threat: Threat, x: Any, first: int) -> None:
+    """No NaN or inf, and inside the threat's box; ``first`` is the index of the first row."""
+    parts = threat.args if isinstance(x, tuple) else (threat,)
+    for part, a in zip(parts, jax.tree.leaves(x), strict=False):
+        _no(~np.isfinite(a), a, first, "is not finite")
+        if not re.fullmatch(r"l(inf|[\d.]+)|box", part.name):  # the others say nothing about a box
+            continue
+        box = part.args
+        lo, hi = (None if end is None else np.asarray(end, a.dtype) for end in box)
+        if lo is not None:
+            _no(a < lo - _SLACK, a, first, f"is below the box of allowed values {_ends(box)}")
+        if hi is not None:
+            _no(a > hi + _SLACK, a, first, f"is above the box of allowed values {_ends(box)}")
+
+
+def _ends(box: Any) -> str:
+    return "[" + ", ".join("array" if np.ndim(end) else f"{end}" for end in box) + "]"
+
+
+def _no(bad: np.ndarray, a: np.ndarray, first: int, what: str) -> None:
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(bad)[0])
+        index = ", ".join(map(str, (first + at[0], *at[1:])))
+        raise ValueError(f"x[{index}] = {a[at]} {what}")

@@ -1,0 +1,228 @@
+"""What `evaluate` returns: every number with its n, its side, its confidence and its interval."""
+
+import dataclasses
+from collections.abc import ItemsView, Iterator, KeysView, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jrobust.typing import Side
+
+
+class Accuracy(NamedTuple):
+    """A share of examples, with the exact (Clopper-Pearson) interval of the share in the population they were drawn from.
+
+    Attributes:
+      value: ``count / n``.
+      low, high: the interval at ``level``.
+      count, n: examples that hold, and all.
+      level: of the interval; not to be confused with ``confidence``.
+      side: of the worst case: a "lower" bound on it overstates robust accuracy, an "upper" one understates it.
+      confidence: with which each certificate (or randomised statement) behind it holds.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+    n: int
+    level: float
+    side: Side
+    confidence: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def proportion(count: int, n: int, *, side: Side, confidence: float = 1.0, level: float = 0.95) -> Accuracy:
+    """``count`` of ``n`` with its Clopper-Pearson interval, in float64 on the host.
+
+    >>> print(proportion(9, 10, side="exact"))
+    0.9000 [0.5550, 0.9975]
+    """
+    from scipy.special import betaincinv
+
+    if not 0 < level < 1:
+        raise ValueError(f"level lies in (0, 1), got {level!r}")
+    tail = (1 - level) / 2
+    low = 0.0 if count == 0 else float(betaincinv(count, n - count + 1, tail))
+    high = 1.0 if count == n else float(betaincinv(count + 1, n - count, 1 - tail))
+    return Accuracy(count / n, low, high, int(count), int(n), level, side, confidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one oracle said about every example; arrays on the host.
+
+    Attributes:
+      name: the key under which the oracle was given.
+      side: of the worst case; for a radius oracle the matching side of the sup.
+      holds: bool [N]; no violation found ("lower") or proven ("upper"). False wherever the clean prediction is wrong.
+      value: float [N]; the bound on the largest margin, or the radius where ``quantity`` is "radius". Misclassified examples
+        are not attacked: they have their clean margin (attacks), ``+inf`` (certificates) or radius 0.
+      witness: [N, ...] or None; the worst point found (the clean example itself where it is misclassified).
+      info: arrays [N] of the oracle's numbers for one example (passes; 0 where it did not run).
+      confidence: of each statement.
+      correct: bool [N]; the clean prediction is right.
+      oracle: the oracle's own name.
+      quantity: "margin" or "radius".
+      rejected: claims of a violation that the driver could not confirm at the witness (they count as nothing found).
+    """
+
+    name: str
+    side: Side
+    holds: np.ndarray
+    value: np.ndarray
+    witness: Any
+    info: dict[str, np.ndarray]
+    confidence: float
+    correct: np.ndarray
+    oracle: str
+    quantity: str = "margin"
+    rejected: int = 0
+
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return len(self.holds)
+
+    def accuracy(self, level: float = 0.95) -> Accuracy:
+        """The share of examples that hold (and are classified right), with its interval.
+
+        Raises:
+          ValueError: an estimate, which bounds nothing.
+        """
+        if self.side == "estimate":
+            raise ValueError(
+                f"{self.name} ({self.oracle}) is an estimate: it bounds nothing, so no accuracy follows from it"
+            )
+        return proportion(int(self.holds.sum()), self.n, side=self.side, confidence=self.confidence, level=level)
+
+
+class Contradiction(NamedTuple):
+    """Examples where an attack found a violation that a certificate rules out: a bug, rounding, or (confidence < 1) bad luck."""
+
+    attack: str
+    certificate: str
+    index: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows under column names; prints as plain text."""
+
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        cells = [self.columns, *([_cell(row[c]) for c in self.columns] for row in self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+        return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:], *self.notes])
+
+    __repr__ = __str__
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Results by name, "clean" first; a mapping.
+
+    Attributes:
+      results: name -> `Result`.
+      threat: name and radius, for tables.
+      seconds: wall time of this call.
+    """
+
+    results: dict[str, Result]
+    threat: str
+    seconds: float
+
+    def __getitem__(self, name: str) -> Result:
+        if name not in self.results:
+            raise KeyError(f"no result {name!r}; there are {', '.join(self.results)}")
+        return self.results[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def keys(self) -> KeysView[str]:
+        """The names."""
+        return self.results.keys()
+
+    def items(self) -> ItemsView[str, Result]:
+        """Names and results."""
+        return self.results.items()
+
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return self.results["clean"].n
+
+    def contradictions(self) -> list[Contradiction]:
+        """Every pair of an attack and a certificate that disagree, with the examples; empty when all is well."""
+        found = []
+        attacks = [r for r in self.results.values() if r.side in ("lower", "exact") and r.name != "clean"]
+        proofs = [r for r in self.results.values() if r.side in ("upper", "exact") and r.name != "clean"]
+        for attack in attacks:
+            for proof in proofs:
+                index = np.flatnonzero(proof.holds & ~attack.holds)
+                if attack is not proof and len(index):
+                    found.append(Contradiction(attack.name, proof.name, index))
+        return found
+
+    def table(self, level: float = 0.95) -> Table:
+        """One row a result: n, side, accuracy with its interval, confidence."""
+        columns = ("name", "threat", "n", "side", "accuracy", f"{level:.0%} interval", "confidence", "oracle")
+        rows = tuple(dict(zip(columns, self._row(r, level), strict=True)) for r in self.results.values())
+        return Table(columns, rows, tuple(self._notes()))
+
+    def _row(self, r: Result, level: float) -> Sequence[Any]:
+        threat = "none" if r.name == "clean" else self.threat
+        if r.side == "estimate":
+            return r.name, threat, r.n, r.side, "-", "bounds nothing", f"{r.confidence:g}", r.oracle
+        a = r.accuracy(level)
+        return r.name, threat, r.n, r.side, a.value, f"[{a.low:.4f}, {a.high:.4f}]", f"{r.confidence:g}", r.oracle
+
+    def _notes(self) -> Iterator[str]:
+        for c in self.contradictions():
+            yield f"CONTRADICTION: {c.attack} breaks {len(c.index)} examples that {c.certificate} certifies"
+        for r in self.results.values():
+            if r.rejected:
+                yield f"{r.name}: {r.rejected} claimed violations were not confirmed at their witness and do not count"
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+
+class Curve(NamedTuple):
+    """Evaluations at several radii.
+
+    Attributes:
+      eps: the radii [E].
+      evaluations: one `Evaluation` a radius.
+    """
+
+    eps: np.ndarray
+    evaluations: tuple[Evaluation, ...]
+
+    def accuracy(self, name: str, level: float = 0.95) -> tuple[Accuracy, ...]:
+        """The accuracy of one result at every radius."""
+        return tuple(e[name].accuracy(level) for e in self.evaluations)
+
+    def table(self, level: float = 0.95) -> Table:
+        """The tables of all radii, one below the other."""
+        tables = [e.table(level) for e in self.evaluations]
+        return Table(
+            tables[0].columns, tuple(r for t in tables for r in t.rows), tuple(n for t in tables for n in t.notes)
+        )

@@ -1,0 +1,101 @@
+"""Numbers over a `Result`; each accepts only the sides from which it follows."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jrobust.evaluation._results import Accuracy, Result, proportion
+from jrobust.typing import Side
+
+__all__ = ["Bracket", "accuracy", "attack_success_rate", "bracket", "certified_accuracy", "robust_accuracy"]
+
+
+def _require(result: Result, sides: tuple[Side, ...], metric: str) -> None:
+    if result.side not in sides:
+        raise ValueError(
+            f"{metric} needs a result of side {' or '.join(sides)}; {result.name} ({result.oracle}) is {result.side!r}"
+        )
+
+
+def accuracy(result: Result, *, level: float = 0.95) -> Accuracy:
+    """The share that holds, whatever the side (which it carries).
+
+    Raises:
+      ValueError: an estimate.
+    """
+    _require(result, ("lower", "upper", "exact"), "accuracy")
+    return result.accuracy(level)
+
+
+def certified_accuracy(result: Result, *, level: float = 0.95) -> Accuracy:
+    """The share of examples that are classified right and proven to stay so.
+
+    Guarantee: at most the robust accuracy on these examples (each statement with ``result.confidence``).
+
+    Raises:
+      ValueError: an attack or an estimate.
+    """
+    _require(result, ("upper", "exact"), "certified_accuracy")
+    return result.accuracy(level)
+
+
+def robust_accuracy(result: Result, *, level: float = 0.95) -> Accuracy:
+    """The share of examples that are classified right and that the attack did not break.
+
+    Guarantee: at least the robust accuracy on these examples.
+
+    Raises:
+      ValueError: a certificate or an estimate.
+    """
+    _require(result, ("lower", "exact"), "robust_accuracy")
+    return result.accuracy(level)
+
+
+def attack_success_rate(result: Result, *, level: float = 0.95) -> Accuracy:
+    """The share of the correctly classified examples that the attack broke.
+
+    Raises:
+      ValueError: not an attack's result, or no example was classified right.
+    """
+    _require(result, ("lower", "exact"), "attack_success_rate")
+    n = int(result.correct.sum())
+    if n == 0:
+        raise ValueError(
+            f"attack_success_rate: no example of {result.name} was classified right, so there was nothing to attack"
+        )
+    broken = int((result.correct & ~result.holds).sum())
+    return proportion(broken, n, side=result.side, confidence=result.confidence, level=level)
+
+
+class Bracket(NamedTuple):
+    """Robust accuracy between what is proven and what no attack broke.
+
+    Attributes:
+      certified: proven by any certificate (None without one).
+      attacked: left by every attack (the clean accuracy without one).
+    """
+
+    certified: Accuracy | None
+    attacked: Accuracy
+
+
+def bracket(results: Mapping[str, Result] | Any, *, level: float = 0.95) -> Bracket:
+    """The two sides of robust accuracy that all results of an `Evaluation` give together.
+
+    The joint confidence of the certificates is ``max(0, 1 - sum(1 - c_i))``. Estimates take no part.
+    """
+    named = [r for _, r in results.items()]
+    proofs = [r for r in named if r.side in ("upper", "exact") and r.name != "clean"]
+    attacks = [r for r in named if r.side in ("lower", "exact")]
+    left = np.logical_and.reduce([r.holds for r in attacks])
+    attacked = proportion(int(left.sum()), len(left), side="lower", confidence=_joint(attacks), level=level)
+    if not proofs:
+        return Bracket(None, attacked)
+    proven = np.logical_or.reduce([r.holds for r in proofs])
+    certified = proportion(int(proven.sum()), len(proven), side="upper", confidence=_joint(proofs), level=level)
+    return Bracket(certified, attacked)
+
+
+def _joint(results: list[Result]) -> float:
+    return max(0.0, 1.0 - sum(1.0 - r.confidence for r in results))

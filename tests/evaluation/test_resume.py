@@ -1,0 +1,186 @@
+"""Results stream to disk: whatever stops a run, the same call goes on and ends with the same answers."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import jrobust as jr
+from jrobust import _records
+from jrobust.evaluation import _evaluate, evaluate
+from tests.evaluation.common import data, labels, liar, linear, linear_bound, linear_radius
+
+ORACLES = {"pgd": jr.attacks.pgd(steps=4, step=0.05), "bound": linear_bound(), "radius": linear_radius("lower")}
+
+
+def call(out, *, model=None, oracles=ORACLES, **changes):
+    x, y = data(30)
+    options = {"threat": jr.sets.linf(0.1), "key": jax.random.key(0), "batch_size": 8} | changes
+    return evaluate(model or linear(0), x, y, oracles=oracles, out=out, **options)
+
+
+def same(a, b):
+    for name in a:
+        np.testing.assert_array_equal(a[name].holds, b[name].holds)
+        np.testing.assert_array_equal(a[name].value, b[name].value)
+        np.testing.assert_array_equal(a[name].correct, b[name].correct)
+        for k in a[name].info:
+            np.testing.assert_array_equal(a[name].info[k], b[name].info[k])
+        if a[name].witness is not None:
+            np.testing.assert_array_equal(a[name].witness, b[name].witness)
+
+
+def interrupted(monkeypatch, after, error):
+    """Stop the driver with ``error`` in its batch number ``after``."""
+    batch, count = _evaluate._batch, []
+
+    def stop(*args):
+        if len(count) == after:
+            raise error
+        count.append(1)
+        batch(*args)
+
+    monkeypatch.setattr(_evaluate, "_batch", stop)
+    return count
+
+
+def test_ctrl_c_keeps_everything(tmp_path, monkeypatch):
+    whole = call(None)
+    interrupted(monkeypatch, 2, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        call(tmp_path)
+    assert len((tmp_path / "evaluation.jsonl").read_bytes().splitlines()) == 16
+    monkeypatch.undo()
+    ran = interrupted(monkeypatch, 99, None)
+    again = call(tmp_path)
+    assert len(ran) == 2  # only the two batches that were missing
+    same(whole, again)
+    assert isinstance(again["pgd"].witness, np.memmap)
+    same(whole, call(tmp_path))
+    assert len(ran) == 2
+
+
+def test_rows_and_header_say_what_they_are(tmp_path):
+    ev = call(tmp_path)
+    header, rows = _records.read_records(tmp_path, name="evaluation")
+    assert header["oracles"]["bound"][:2] == ["linear", "upper"]
+    assert header["n"] == 30
+    assert [row["i"] for row in rows] == list(range(30))
+    assert [row["pgd"]["holds"] for row in rows] == ev["pgd"].holds.tolist()
+    json.loads((tmp_path / "evaluation.jsonl").read_text().splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"threat": jr.sets.linf(0.2)}, "threat"),
+        ({"threat": jr.sets.linf(0.1, clip=(0, 1))}, "threat_digest"),
+        ({"key": jax.random.key(1)}, "key"),
+        ({"model": linear(1)}, "model"),
+        ({"model": lambda x: 2 * linear(0)(x)}, "model"),
+        ({"oracles": ORACLES | {"pgd": jr.attacks.pgd(steps=4, step=0.06)}}, "oracles"),
+        ({"oracles": {"pgd": ORACLES["pgd"]}}, "oracles"),
+    ],
+    ids=str,
+)
+def test_another_run_is_refused(tmp_path, changes, what):
+    call(tmp_path)
+    with pytest.raises(ValueError, match=rf"another run \({what}"):
+        call(tmp_path, **changes)
+
+
+def test_other_data_is_refused(tmp_path):
+    call(tmp_path)
+    x, y = data(30)
+    x[3, 2] += 0.01
+    with pytest.raises(ValueError, match=r"another run \(data"):
+        evaluate(
+            linear(0),
+            x,
+            y,
+            threat=jr.sets.linf(0.1),
+            key=jax.random.key(0),
+            batch_size=8,
+            oracles=ORACLES,
+            out=tmp_path,
+        )
+
+
+def test_the_batch_size_may_change_on_resume(tmp_path, monkeypatch):
+    whole = call(None)
+    interrupted(monkeypatch, 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        call(tmp_path)
+    monkeypatch.undo()
+    again = call(tmp_path, batch_size=5)
+    np.testing.assert_array_equal(whole["pgd"].holds, again["pgd"].holds)
+    np.testing.assert_allclose(whole["pgd"].value, again["pgd"].value, atol=1e-6)
+
+
+def test_rejected_claims_are_counted_across_a_resume(tmp_path):
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="claimed 25"):
+            assert call(tmp_path, oracles={"liar": liar()})["liar"].rejected == 25
+
+
+def test_disk_full(tmp_path, monkeypatch):
+    whole = call(None)
+    real, written = os.write, []
+
+    def full(file, view):
+        written.append(1)
+        if len(written) == 3:
+            real(file, bytes(view[:100]))
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, view)
+
+    monkeypatch.setattr(_records.os, "write", full)
+    with pytest.raises(OSError, match="disk is full"):
+        call(tmp_path)
+    monkeypatch.undo()
+    assert len((tmp_path / "evaluation.jsonl").read_bytes().splitlines()) == 16
+    same(whole, call(tmp_path))
+
+
+def test_kill_9(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import time
+        from tests.evaluation.test_resume import call, _evaluate
+        batch = _evaluate._batch
+        def slow(*args):
+            batch(*args)
+            print("batch", flush=True)
+            time.sleep(0.3)
+        _evaluate._batch = slow
+        call({str(tmp_path)!r})
+        """
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "batch\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    time.sleep(0.05)
+    lines = (tmp_path / "evaluation.jsonl").read_bytes()
+    (tmp_path / "evaluation.jsonl").write_bytes(lines[:-20])  # as if it had died within a write
+    again, whole = call(tmp_path), call(None)
+    for name in whole:
+        np.testing.assert_array_equal(again[name].holds, whole[name].holds)
+        np.testing.assert_allclose(again[name].value, whole[name].value, atol=1e-5)
+
+
+def test_labels_of_the_linear_model_are_its_own():
+    x, y = data(30)
+    assert 0 < (labels(linear(0), x) == y).sum() < 30
