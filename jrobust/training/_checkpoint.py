@@ -1,0 +1,144 @@
+"""Checkpoints: a pytree of arrays on disk through Orbax, complete or not there at all, and nothing is ever unpickled."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust.typing import PyTree
+
+# The layout: <directory>/<step>/{arrays/ (Orbax), meta.json}. A checkpoint is written under another name and renamed when it is
+# whole, so that a directory named by digits is complete whatever killed the writer.
+
+
+def names(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a pytree by their path, such as ``params.head.kernel``; typed keys as their raw words."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): _raw(leaf) for path, leaf in leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _raw(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _describe(leaf: Any) -> list[Any]:
+    return [list(np.shape(leaf)), str(leaf.dtype)]
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    h = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        h.update(f"{name} {array.shape} {array.dtype}".encode())
+        h.update(array.reshape(-1).view(np.uint8).data)
+    return h.hexdigest()
+
+
+def latest(directory: Path) -> int | None:
+    """The step of the newest complete checkpoint, or None."""
+    if not directory.is_dir():
+        return None
+    return max((int(entry.name) for entry in directory.iterdir() if entry.name.isdigit()), default=None)
+
+
+def save(directory: Path, tree: PyTree, *, step: int, meta: Mapping[str, Any]) -> None:
+    """Write ``tree`` and ``meta`` (JSON) as the checkpoint of ``step``; then older ones are deleted."""
+    import orbax.checkpoint as ocp
+
+    arrays = {name: np.asarray(leaf) for name, leaf in names(tree).items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    for entry in directory.iterdir():  # what a killed writer left
+        if not entry.name.isdigit():
+            shutil.rmtree(entry)
+    unfinished = directory / f"{step}.unfinished"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save((unfinished / "arrays").resolve(), args=ocp.args.PyTreeSave(arrays))
+    described = {name: _describe(array) for name, array in arrays.items()}
+    text = json.dumps({"step": step, "digest": _digest(arrays), "arrays": described, **meta}, indent=1)
+    (unfinished / "meta.json").write_text(text)
+    final = directory / str(step)
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(unfinished, final)
+    for entry in directory.iterdir():
+        if entry.name.isdigit() and entry != final:
+            shutil.rmtree(entry)
+
+
+def read_meta(directory: Path) -> dict[str, Any]:
+    """The JSON beside the newest checkpoint."""
+    step = latest(directory)
+    if step is None:
+        raise ValueError(f"{directory} holds no complete checkpoint")
+    try:
+        meta = json.loads((directory / str(step) / "meta.json").read_text())
+        if not {"step", "digest", "arrays"} <= set(meta):
+            raise KeyError("step, digest or arrays")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _corrupt(directory / str(step), error) from error
+    return meta
+
+
+def _corrupt(path: Path, why: Any) -> ValueError:
+    first = (str(why).strip().splitlines() or [""])[0][:160]
+    return ValueError(f"the checkpoint {path} is corrupt ({type(why).__name__}: {first}); delete it to start over")
+
+
+def restore(directory: Path, template: PyTree, *, prefix: str | tuple[str, ...] = "") -> tuple[PyTree, dict[str, Any]]:
+    """The newest checkpoint in the structure of ``template``, and its meta.
+
+    Args:
+      directory: of the checkpoints.
+      template: a pytree of arrays of the right shapes and dtypes.
+      prefix: only names that begin with it (or one of them) are compared (``template`` is then a part of what was saved).
+
+    Raises:
+      ValueError: no complete checkpoint, a corrupt one, or one of another architecture (naming what differs).
+    """
+    import orbax.checkpoint as ocp
+
+    meta = read_meta(directory)
+    path = directory / str(meta["step"])
+    wanted = names(template)
+    saved = {name: what for name, what in meta["arrays"].items() if name.startswith(prefix)}
+    here = {name: _describe(leaf) for name, leaf in wanted.items()}
+    differ = [name for name in {**here, **saved} if here.get(name) != saved.get(name)]
+    if differ:
+        shown = "; ".join(f"{n} is {_shape(saved.get(n))} there and {_shape(here.get(n))} here" for n in differ[:3])
+        more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
+        raise ValueError(f"the checkpoint {path} is of another model or optimiser: {shown}{more}")
+
+    try:
+        item = {name: jax.ShapeDtypeStruct(tuple(s), jnp.dtype(d)) for name, (s, d) in meta["arrays"].items()}
+        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy)
+            arrays = checkpointer.restore((path / "arrays").resolve(), args=args)
+        if _digest(arrays) != meta["digest"]:
+            raise ValueError("the arrays do not match their digest")
+    except Exception as error:
+        raise _corrupt(path, error) from error
+
+    leaves, structure = jax.tree_util.tree_flatten(template)
+    read = [
+        jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf))
+        if _is_key(leaf)
+        else jnp.asarray(arrays[name])
+        for name, leaf in zip(wanted, leaves, strict=True)
+    ]
+    return structure.unflatten(read), meta
+
+
+def _shape(described: list[Any] | None) -> str:
+    return "missing" if described is None else f"{described[1]}{tuple(described[0])}"

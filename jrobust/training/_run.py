@@ -1,0 +1,106 @@
+"""A run directory: config.json, metrics.jsonl, checkpoints; and the model that came out of it."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jrobust.training import _checkpoint
+
+CONFIG, METRICS, CHECKPOINTS, BEST = "config.json", "metrics.jsonl", "checkpoints", "best"
+
+
+def start_run(
+    directory: str | os.PathLike[str], config: Mapping[str, Any], *, resume: bool = False, ignore: tuple[str, ...] = ()
+) -> Path:
+    """Make a run directory and write its config, or check that an existing one is the same run.
+
+    Args:
+      directory: where everything of the run will lie.
+      config: what JSON can hold. For `load`, ``config["model"]`` holds the arguments of `jr.models.create`: ``name``, ``shape``,
+        ``classes`` and the options.
+      resume: whether an existing run may be continued.
+      ignore: keys of the config that may differ on resume.
+
+    Raises:
+      ValueError: a run is there and ``resume`` is False; it has another config; or the directory holds something else.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = start_run(Path(folder) / "run", {"seed": 0})
+    ...     read_config(run)
+    {'seed': 0}
+    """
+    run = Path(directory)
+    config = json.loads(json.dumps(config))  # as it will be read back
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run} is a file; a run needs a directory")
+    if not (run / CONFIG).exists():
+        if run.exists() and any(run.iterdir()):
+            raise ValueError(f"{run} is not empty and is no run (it has no {CONFIG}); choose another directory")
+        run.mkdir(parents=True, exist_ok=True)
+        unfinished = run / f".{CONFIG}"  # renamed when whole: a run never has half a config
+        unfinished.write_text(json.dumps(config, indent=1))
+        os.replace(unfinished, run / CONFIG)
+        return run
+    if not resume:
+        raise ValueError(f"{run} already holds a run; resume it (--resume) or choose another directory")
+    there = read_config(run)
+    differ = [
+        f"{key} was {there.get(key)!r} and is now {config.get(key)!r}"
+        for key in {**there, **config}
+        if key not in ignore and there.get(key) != config.get(key)
+    ]
+    if differ:
+        raise ValueError(f"{run} holds another run: {'; '.join(differ)}")
+    return run
+
+
+def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """The config of a run directory."""
+    path = Path(run) / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{os.fspath(run)} is no run directory: it has no {CONFIG}")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds {type(config).__name__}, expected an object")
+    return config
+
+
+def load(run: str | os.PathLike[str], *, best: bool = False) -> Any:
+    """The trained model of a run directory, in inference mode: a batched callable, and an ``nnx.Module``.
+
+    Args:
+      run: what ``jrobust train --out`` wrote.
+      best: the best checkpoint that `fit` kept by its ``best`` metric instead of the newest.
+
+    Returns:
+      The module with the newest parameters: their moving average where the run kept one, with the live BatchNorm statistics.
+
+    Raises:
+      ValueError: no run, no complete checkpoint, a corrupt one, or one of another architecture.
+    """
+    from jrobust import models, nnx
+
+    run = Path(run)
+    config = read_config(run)
+    if not isinstance(config.get("model"), dict):
+        raise ValueError(f"{run / CONFIG} does not describe a model; it was not written by jrobust train")
+    folder = run / (BEST if best else CHECKPOINTS)
+    if _checkpoint.latest(folder) is None:
+        raise ValueError(
+            f"{run} has no complete {'best ' if best else ''}checkpoint: train it first (--resume continues)"
+        )
+    try:
+        model = models.create(**config["model"])
+    except TypeError as error:
+        raise ValueError(f"{run / CONFIG} describes no model of this version: {error}") from error
+    _, params, rest = nnx.functional(model)
+    averaged = any(name.startswith("ema.") for name in _checkpoint.read_meta(folder)["arrays"])
+    kept = "ema" if averaged else "params"
+    state, _ = _checkpoint.restore(folder, {kept: params, "rest": rest}, prefix=(f"{kept}.", "rest."))
+    return nnx.merge(model, state[kept], state["rest"])

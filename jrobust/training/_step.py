@@ -1,0 +1,165 @@
+"""One training step over a `TrainState`: the same line for natural, adversarial and certified training."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jrobust._tree import vdot
+from jrobust.typing import Array, Float, PyTree
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params", "rest", "opt_state", "step", "ema"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes, as a pytree.
+
+    Attributes:
+      params: the trained arrays.
+      rest: the model's other arrays (BatchNorm statistics, random streams).
+      opt_state: of the optax transformation.
+      step: int32, updates done so far.
+      ema: moving average of ``params``, or None where none is kept.
+    """
+
+    params: PyTree
+    rest: PyTree
+    opt_state: PyTree
+    step: Array
+    ema: PyTree = None
+
+    @property
+    def averaged(self) -> PyTree:
+        """The moving average where one is kept, else ``params``: what to evaluate (with the live ``rest``)."""
+        return self.params if self.ema is None else self.ema
+
+
+def init(params: PyTree, rest: PyTree, tx: optax.GradientTransformation, *, ema: bool = False) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      params: initial parameters.
+      rest: the model's other arrays, or None.
+      tx: the optimiser that `make_step` gets.
+      ema: whether to keep a moving average of the parameters.
+
+    >>> state = init({"w": jnp.ones(2)}, None, optax.sgd(0.1))
+    >>> int(state.step), state.ema
+    (0, None)
+    """
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(params, rest, tx.init(params), jnp.zeros((), jnp.int32), average)
+
+
+class Scheduled(NamedTuple):
+    """A loss that changes with the step: ``build(step) -> loss``, called under the trace of every step (see `scheduled`)."""
+
+    build: Callable[[Any], Callable[..., Any]]
+
+
+def scheduled(build: Callable[[Any], Callable[..., Any]]) -> Scheduled:
+    """Mark a function of the step as one that builds a loss, for `make_step`; the step is traced, so nothing recompiles.
+
+    >>> import jrobust as jr
+    >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
+    >>> eps = jr.training.linear(0.0, 0.1, end=1000)
+    >>> robust = scheduled(lambda t: jr.worst_case(loss, jr.sets.linf(eps(t), clip=(0, 1)), jr.attacks.fgsm()))
+    """
+    return Scheduled(build)
+
+
+def ema_decay(decay: Any, step: Any) -> Float[Array, ""]:
+    """``min(decay, (1 + t) / (10 + t))``: the average forgets its random start quickly.
+
+    >>> [round(float(ema_decay(0.995, t)), 3) for t in (0, 10, 10_000)]
+    [0.1, 0.55, 0.995]
+    """
+    t = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1 + t) / (10 + t))
+
+
+def make_step(
+    loss: Callable[..., Any] | Scheduled,
+    tx: optax.GradientTransformation,
+    *,
+    mode: Literal["train", "inference"] = "train",
+    decay: float = 0.995,
+    measure: Callable[..., dict[str, Any]] | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """A training step; natural, adversarial and certified training differ in ``loss`` alone.
+
+    Args:
+      loss: ``loss(params, rest, x[B, ...], y[B], *, key, train) -> ([B], rest')``: a `jr.Loss`, what `jr.worst_case` returns,
+        or `scheduled`(step -> such a loss).
+      tx: optax transformation.
+      mode: how the loss sees BatchNorm: "train" normalises with the batch and updates the running statistics, "inference"
+        keeps them fixed. How an attack sees it while crafting is `jr.worst_case`'s argument ``crafting``.
+      decay: of the moving average, where the state keeps one; ramped as in `ema_decay`.
+      measure: ``measure(params, rest, x, y) -> {name: scalar}``, further metrics of the batch before the update
+        (`accuracy` makes one).
+
+    Returns:
+      ``step(state, (x, y), *, key) -> (state, metrics)``, pure: jit it, or give it to `fit`. Metrics are scalars: ``loss``,
+      ``grad_norm`` (before the optimiser clips it) and what ``measure`` returns.
+
+    References:
+      Gowal et al. Uncovering the limits of adversarial training. 2020 (the moving average).
+
+    >>> import jrobust as jr
+    >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
+    >>> robust = jr.worst_case(loss, jr.sets.linf(0.1), jr.attacks.fgsm())
+    >>> tx = optax.sgd(0.5)
+    >>> step, state = jax.jit(make_step(robust, tx)), init(jnp.zeros((2, 2)), None, tx)
+    >>> x, y = jnp.eye(2), jnp.arange(2)
+    >>> state, first = step(state, (x, y), key=jax.random.key(0))
+    >>> state, second = step(state, (x, y), key=jax.random.key(1))
+    >>> int(state.step), bool(second["loss"] < first["loss"])
+    (2, True)
+    """
+    if mode not in ("train", "inference"):
+        raise ValueError(f"mode is 'train' or 'inference', not {mode!r}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay lies in [0, 1), not {decay!r}")
+
+    def step(state: TrainState, batch: tuple[Any, Any], *, key: Any) -> tuple[TrainState, dict[str, Array]]:
+        x, y = batch
+        current = loss.build(state.step) if isinstance(loss, Scheduled) else loss
+
+        def mean_loss(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
+            losses, rest = current(params, state.rest, x, y, key=key, train=mode == "train")
+            if losses.shape != y.shape[:1]:
+                raise ValueError(f"a training loss returns ([B], rest'), got losses of shape {losses.shape}")
+            return jnp.mean(losses), rest
+
+        (value, rest), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params: PyTree = optax.apply_updates(state.params, updates)
+        ema = None
+        if state.ema is not None:
+            d = ema_decay(decay, state.step)
+            ema = jax.tree.map(lambda a, p: (d * a + (1 - d) * p).astype(a.dtype), state.ema, params)
+        metrics = {"loss": value, "grad_norm": jnp.sqrt(vdot(grads, grads))}
+        if measure is not None:
+            metrics |= measure(state.params, state.rest, x, y)
+        return TrainState(params, rest, opt_state, state.step + 1, ema), metrics
+
+    return step
+
+
+def accuracy(apply: Callable[..., Any]) -> Callable[..., dict[str, Array]]:
+    """A ``measure`` for `make_step`: clean accuracy of the batch, at the price of one forward pass in inference mode.
+
+    >>> measure = accuracy(lambda p, rest, x, *, train: (x @ p, rest))
+    >>> float(measure(jnp.eye(2), None, jnp.eye(2), jnp.array([0, 0]))["accuracy"])
+    0.5
+    """
+
+    def measure(params: PyTree, rest: PyTree, x: Any, y: Any) -> dict[str, Array]:
+        logits, _ = apply(params, rest, x, train=False)
+        return {"accuracy": jnp.mean(jnp.argmax(logits, -1) == y)}
+
+    return measure
