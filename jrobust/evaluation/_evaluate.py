@@ -243,7 +243,7 @@ def _batch(
                     jax.tree.leaves(tally.witness)[k][index] = leaf
     if records is not None:
         lines = [
-            {"i": int(i), "y": data.y[i], **{name: tally.row(i) for name, tally in tallies.items()}} for i in index
+            {"i": i, "y": data.y[i], **{name: tally.row(i) for name, tally in tallies.items()}} for i in index.tolist()
         ]
         for name, count in rejected.items():
             lines[0][name]["rejected"] = count  # a count of the batch: kept with its first line

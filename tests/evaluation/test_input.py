@@ -8,7 +8,7 @@ import pytest
 import jrobust as jr
 from jrobust import Oracle
 from jrobust._tree import bind
-from jrobust.evaluation import curve, evaluate
+from jrobust.evaluation import _checks, curve, evaluate
 from tests.evaluation.common import data, linear, linear_bound, linear_radius
 
 X, Y = data(6)
@@ -63,19 +63,25 @@ def replaced(a, index, value):
         ({"threat": jr.sets.linf(0.1).family(-0.5)}, ValueError, r"eps must be finite and >= 0, got eps = -0.5"),
         ({"threat": jr.sets.linf(0.1).family(np.array([0, 0, -1, 0, 0, 0.0]))}, ValueError, r"eps\[2\] = -1"),
         ({"threat": jr.sets.linf(np.ones(7))}, ValueError, r"eps has shape \(7,\); expected one number"),
-        ({"threat": 0.1}, TypeError, "made by jr.sets"),
         ({"key": 0}, TypeError, "typed PRNG key"),
         ({"key": jax.random.PRNGKey(0)}, TypeError, "typed PRNG key"),
         ({"batch_size": 0}, ValueError, "batch_size"),
-        ({"oracles": [linear_bound()]}, TypeError, "dictionary"),
         ({"oracles": {"clean": linear_bound()}}, ValueError, "other than 'clean'"),
-        ({"oracles": {"a": jr.attacks.pgd}}, TypeError, "not an Oracle"),
     ],
-    ids=str,
+    ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_one_clear_error(changes, error, message):
     with pytest.raises(error, match=message):
         call(**changes)
+
+
+def test_wrong_types():  # asked of the checks themselves: in tests annotations are enforced before them
+    with pytest.raises(TypeError, match=r"made by jr\.sets"):
+        _checks.check_eps(0.1, _checks.check_data(X, Y))
+    with pytest.raises(TypeError, match="dictionary"):
+        _checks.check_oracles([linear_bound()])
+    with pytest.raises(TypeError, match="not an Oracle"):
+        _checks.check_oracles({"a": jr.attacks.pgd})
 
 
 def test_one_eps_that_could_be_two_things():

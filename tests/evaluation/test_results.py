@@ -32,7 +32,7 @@ def test_intervals_are_clopper_pearson():
             np.testing.assert_allclose([a.low, a.high], [expected.low, expected.high], rtol=1e-9)
             assert float(a) == count / n
     with pytest.raises(ValueError, match="level"):
-        proportion(1, 2, side="lower", level=95)
+        proportion(1, 2, side="lower", level=95.0)
 
 
 def test_accuracy_carries_its_side():

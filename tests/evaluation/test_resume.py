@@ -89,7 +89,7 @@ def test_rows_and_header_say_what_they_are(tmp_path):
         ({"oracles": ORACLES | {"pgd": jr.attacks.pgd(steps=4, step=0.06)}}, "oracles"),
         ({"oracles": {"pgd": ORACLES["pgd"]}}, "oracles"),
     ],
-    ids=str,
+    ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_another_run_is_refused(tmp_path, changes, what):
     call(tmp_path)
