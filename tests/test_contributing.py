@@ -1,0 +1,54 @@
+"""The snippets of README and CONTRIBUTING are code: they are executed, in order, in one namespace."""
+
+import pathlib
+import re
+
+from jrobust.bounds import _tables
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def test_contributing_snippets_run():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    assert len(blocks) >= 7
+    space = {"__name__": "contributing"}
+    try:
+        for block in blocks:
+            exec(compile(block, "CONTRIBUTING.md", "exec"), space)
+    finally:
+        _tables.INTERVAL.pop("atanh", None)  # the example's registration must not leak into other tests
+
+
+def test_readme_snippets_run():
+    import jax
+    import jax.numpy as jnp
+
+    import jrobust as jr
+
+    def apply(params, rest, x, *, train):
+        return x.reshape(x.shape[0], -1) @ params, rest
+
+    params = jax.random.normal(jax.random.key(1), (4, 3))
+    x = jax.random.uniform(jax.random.key(2), (8, 4))
+    y = jnp.argmax(x @ params, 1)
+    space = {
+        "apply": apply,
+        "model": jax.tree_util.Partial(lambda p, x: x @ p, params),
+        "x": x,
+        "y": y,
+        "fn": lambda z: z @ params,
+        "key": jax.random.key(0),
+    }
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(blocks) == 3
+    exec(compile(blocks[0], "README.md", "exec"), space)
+    losses, _ = space["adversarial"](params, None, x, y, key=jax.random.key(0), train=True)
+    bounded, _ = space["certified"](params, None, x, y, key=jax.random.key(0), train=True)
+    assert bool((losses <= bounded + 1e-5).all())
+    exec(compile(blocks[1], "README.md", "exec"), space)
+    # the README writes one example, here x[0], and 100,000 samples, here fewer
+    small = blocks[2].replace("threat(x)", "threat(x[0])").replace("100_000", "1_000")
+    exec(compile(small, "README.md", "exec"), space)
+    assert bool((space["lo"] <= space["hi"]).all())
+    assert space["cert"].prediction.shape == (8,)
+    assert isinstance(jr.__version__, str)
