@@ -16,7 +16,7 @@ FLOORS = (
     ("_tree", "_jaxpr"),
     ("_conv", "_objective", "_oracle"),
     ("_loops", "sets"),
-    ("_iterate", "objectives", "_model", "_records"),
+    ("_iterate", "objectives", "_model", "_records", "_progress", "_statistics"),
     ("_combinators", "_drive"),
     ("_transforms",),
     ("attacks", "bounds", "smoothing", "nnx", "data"),
