@@ -1,0 +1,5 @@
+"""Bound propagation: upper oracles that interpret a function's jaxpr, primitive by primitive."""
+
+from jrobust.bounds._methods import crown, crown_ibp, ibp, output_bounds, supported
+
+__all__ = ["crown", "crown_ibp", "ibp", "output_bounds", "supported"]

@@ -1,0 +1,188 @@
+"""Interval arithmetic: the rule of every primitive, by one line where it is monotone or affine."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jrobust._jaxpr import Equation
+from jrobust.bounds._tables import (
+    Interval,
+    Mask,
+    broadcasts,
+    copies,
+    defaffine,
+    defbackward,
+    definterval,
+    defmonotone,
+    ends,
+    joins,
+    mixes,
+    moves,
+)
+from jrobust.typing import Array
+
+# Affine with coefficients >= 0 (or <= 0): the ends map to the ends.
+defaffine("reshape squeeze transpose rev slice copy stop_gradient reduce_precision convert_element_type", "+", moves)
+defaffine("copy_p optimization_barrier sharding_constraint pvary device_put split unstack expand_dims", "+", moves)
+defaffine("neg", "-", moves)
+defaffine("add add_any", "+", joins)
+defaffine("sub", "+-", joins)
+defaffine("broadcast_in_dim", "+k", broadcasts)
+defaffine("concatenate pad stack tile", "+", copies)
+defaffine("gather dynamic_slice", "+k", copies)
+defaffine("dynamic_update_slice", "++k", copies)
+defaffine("scatter scatter-add", "+k+", mixes)
+defaffine("reduce_sum cumsum reduce_window_sum", "+", mixes)
+
+# Monotone.
+defmonotone("max min clamp reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin")
+defmonotone("exp exp2 expm1 log log1p tanh logistic sqrt cbrt erf atan sinh asinh sign floor ceil round softplus")
+defmonotone("rsqrt erfc not", "-")
+defmonotone("reduce_and reduce_or")
+
+
+def _one(mask: Mask) -> bool:
+    return sum(mask) == 1
+
+
+def _hull(*corners: Array) -> Interval:
+    lo, hi = corners[0], corners[0]
+    for c in corners[1:]:
+        lo, hi = jnp.minimum(lo, c), jnp.maximum(hi, c)
+    return Interval(lo, hi)
+
+
+def _contract(eqn: Equation, x: Any, y: Any) -> list[Interval]:
+    """Products summed (dot, convolution): centre and radius, ``|W|`` for the radius."""
+    (xc, xr), (yc, yr) = _ball(x), _ball(y)
+    (centre,) = eqn.bind([xc, yc])
+    if yr is None:
+        (radius,) = eqn.bind([xr, jnp.abs(yc)])
+    elif xr is None:
+        (radius,) = eqn.bind([jnp.abs(xc), yr])
+    else:
+        (left,), (right,) = eqn.bind([jnp.abs(xc) + xr, yr]), eqn.bind([xr, jnp.abs(yc)])
+        radius = left + right
+    return [Interval(centre - radius, centre + radius)]
+
+
+def _ball(v: Any) -> tuple[Any, Any]:
+    return (0.5 * (v.lo + v.hi), 0.5 * (v.hi - v.lo)) if isinstance(v, Interval) else (v, None)
+
+
+def _mul(eqn: Equation, x: Any, y: Any) -> list[Interval]:
+    if eqn.inputs[0] == eqn.inputs[1]:
+        return [_even(*ends(x), lambda v: v * v)]
+    (a, b), (c, d) = ends(x), ends(y)
+    if not isinstance(y, Interval):
+        return [_hull(a * c, b * c)]
+    if not isinstance(x, Interval):
+        return [_hull(a * c, a * d)]
+    return [_hull(a * c, a * d, b * c, b * d)]
+
+
+def _div(eqn: Equation, x: Any, y: Any) -> list[Interval]:
+    (a, b), (c, d) = ends(x), ends(y)
+    if not isinstance(y, Interval):
+        return [Interval(*_hull(*(eqn.bind([v, c])[0] for v in (a, b))))]
+    free = (c > 0) | (d < 0)
+    c, d = jnp.where(free, c, 1.0), jnp.where(free, d, 1.0)
+    quotient = _hull(a / c, a / d, b / c, b / d)
+    return [Interval(jnp.where(free, quotient.lo, -jnp.inf), jnp.where(free, quotient.hi, jnp.inf))]
+
+
+def _even(lo: Array, hi: Array, f: Any) -> Interval:
+    """An even function that grows with ``|x|``."""
+    near = jnp.maximum(jnp.maximum(lo, -hi), 0)
+    return Interval(f(near), f(jnp.maximum(jnp.abs(lo), jnp.abs(hi))))
+
+
+def _power(eqn: Equation, x: Interval) -> list[Interval]:
+    y = eqn.params["y"]
+    f = lambda v: v ** abs(y)  # noqa: E731
+    positive = _even(*x, f) if y % 2 == 0 else Interval(f(x.lo), f(x.hi))
+    if y >= 0:
+        return [positive]
+    free = (x.lo > 0) | (x.hi < 0)
+    lo, hi = (jnp.where(free, end, 1.0) for end in positive)
+    return [Interval(jnp.where(free, 1 / hi, -jnp.inf), jnp.where(free, 1 / lo, jnp.inf))]
+
+
+def _greater(a: Any, b: Any, *, strict: bool) -> Interval:
+    # NaN ends must leave both answers possible: hence the negated comparison
+    (al, ah), (bl, bh) = ends(a), ends(b)
+    return Interval(al > bh, ~(ah <= bl)) if strict else Interval(al >= bh, ~(ah < bl))
+
+
+def _equal(eqn: Equation, a: Any, b: Any) -> Interval:
+    (al, ah), (bl, bh) = ends(a), ends(b)
+    if eqn.inputs[0] == eqn.inputs[1]:  # the usual test for NaN
+        number = (al == al) & (ah == ah)
+        return Interval(number, jnp.ones_like(number))
+    return Interval((al == ah) & (bl == bh) & (al == bl), ~((ah < bl) | (al > bh)))
+
+
+def _not(b: Interval) -> Interval:
+    return Interval(~b.hi, ~b.lo)
+
+
+def _select(eqn: Equation, which: Any, *cases: Any) -> list[Interval]:
+    los, his = zip(*map(ends, cases), strict=True)
+    if not isinstance(which, Interval):
+        return [Interval(eqn.bind([which, *los])[0], eqn.bind([which, *his])[0])]
+    if len(cases) > 2 or which.lo.dtype != jnp.bool_:
+        return [Interval(_hull(*los).lo, _hull(*his).hi)]
+    pick = lambda ends_, both: jnp.where(which.lo, ends_[1], jnp.where(which.hi, both, ends_[0]))  # noqa: E731
+    return [Interval(pick(los, jnp.minimum(*los)), pick(his, jnp.maximum(*his)))]
+
+
+def _logical(eqn: Equation, x: Any, y: Any) -> list[Interval]:
+    """On booleans monotone; on integers anything."""
+    aval = eqn.avals[0]
+    if aval.dtype != jnp.bool_:
+        info = jnp.iinfo(aval.dtype)
+        return [Interval(jnp.full(aval.shape, info.min, aval.dtype), jnp.full(aval.shape, info.max, aval.dtype))]
+    return [Interval(*(eqn.bind([ends(x)[i], ends(y)[i]])[0] for i in (0, 1)))]
+
+
+def _anywhere(eqn: Equation, x: Interval) -> list[Interval]:
+    """An index along an axis."""
+    (aval,), (axis,) = eqn.avals, eqn.params["axes"]
+    return [Interval(jnp.zeros(aval.shape, aval.dtype), jnp.full(aval.shape, x.lo.shape[axis] - 1, aval.dtype))]
+
+
+def _maybe(eqn: Equation, *values: Any) -> list[Interval]:
+    shape = eqn.avals[0].shape
+    return [Interval(jnp.zeros(shape, bool), jnp.ones(shape, bool))]
+
+
+def _leaky(eqn: Equation, x: Interval, slope: Any = 0.01) -> list[Interval]:
+    f = lambda v: jnp.where(v >= 0, v, slope * v)  # noqa: E731
+    kink = jnp.clip(0.0, x.lo, x.hi)
+    return [_hull(f(x.lo), f(x.hi), f(kink))]
+
+
+definterval("dot_general conv_general_dilated", _contract)
+defbackward("dot_general conv_general_dilated", _one, mixes)
+definterval("mul", _mul)
+defbackward("mul", _one, moves)
+definterval("div", _div)
+defbackward("div", lambda mask: mask == (True, False), moves)
+definterval("select_n", _select)
+defbackward(
+    "select_n", lambda mask: not mask[0], lambda eqn, levels: (moves if len(levels) == 1 else copies)(eqn, levels)
+)
+definterval("abs", lambda eqn, x: [_even(*x, lambda v: v)])
+definterval("square", lambda eqn, x: [_even(*x, lambda v: v * v)])
+definterval("integer_pow", _power)
+definterval("gt", lambda eqn, a, b: [_greater(a, b, strict=True)])
+definterval("ge", lambda eqn, a, b: [_greater(a, b, strict=False)])
+definterval("lt", lambda eqn, a, b: [_greater(b, a, strict=True)])
+definterval("le", lambda eqn, a, b: [_greater(b, a, strict=False)])
+definterval("eq", lambda eqn, a, b: [_equal(eqn, a, b)])
+definterval("ne", lambda eqn, a, b: [_not(_equal(eqn, a, b))])
+definterval("and or", _logical)
+definterval("is_finite", _maybe)
+definterval("argmax argmin", _anywhere)
+definterval("sort", lambda eqn, x: [Interval(eqn.bind([x.lo])[0], eqn.bind([x.hi])[0])], lambda mask: mask == (True,))
+definterval("leaky_relu", _leaky, lambda mask: mask in ((True,), (True, False)))

@@ -1,0 +1,171 @@
+"""The bounding methods as oracles, and what they share: `output_bounds` and `supported`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jrobust._objective import Objective, objective
+from jrobust._oracle import Bound, Oracle
+from jrobust._tree import bind
+from jrobust.bounds._propagate import Method, missing, program_of, upper_bounds
+from jrobust.typing import Array, Float
+
+_MEMORY = 2**25
+
+
+def _solve(key: Any, f: Objective, s: Any, *, method: Method) -> Bound:
+    elements = jnp.atleast_1d(upper_bounds(f, s, method))
+    elements = jnp.where(jnp.isnan(elements), jnp.inf, elements)
+    return Bound(jnp.max(elements), None, {"elements": elements})
+
+
+def _oracle(method: Method) -> Oracle:
+    return Oracle("upper", bind(_solve, method=method), name=method.name)
+
+
+def _method(oracle: Any, by: str) -> Method:
+    method = dict(getattr(getattr(oracle, "run", None), "static", ())).get("method")
+    if not isinstance(method, Method):
+        name = getattr(oracle, "name", type(oracle).__name__)
+        raise TypeError(f"{by} takes a method of jr.bounds such as jr.bounds.ibp() or jr.bounds.crown(), got {name}")
+    return method
+
+
+def _check_memory(memory: int, name: str) -> int:
+    if not isinstance(memory, int) or memory < 1:
+        raise ValueError(f"{name}: memory is a number of bytes, an int >= 1, got {memory!r}")
+    return memory
+
+
+def ibp(*, memory: int = _MEMORY) -> Oracle:
+    """Interval bound propagation: ``sup { f(z) : z in S }`` by interval arithmetic, layer by layer.
+
+    The affine chain that starts at the input is bounded by the set's own support (exact for every norm), the one that ends at
+    the margins as one map (last-layer elision).
+
+    Args:
+      memory: bytes of coefficients for one example; the rows of such a chain are worked off in chunks that fit.
+
+    Returns:
+      An `Oracle` of side "upper"; ``info["elements"]`` are the bounds of the single violations [m].
+
+    Raises:
+      NotImplementedError: at trace time, a primitive without a rule.
+
+    Guarantee: an upper bound in exact arithmetic; float rounding is not directed outward. NaN becomes ``+inf``.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.stack([z[0], jax.nn.relu(z[1])]), 0)
+    >>> s = jr.sets.linf(0.25)(jnp.array([1.0, 0.0]))
+    >>> print(ibp().solve(jax.random.key(0), f, s).value)  # relu(0.25) - 0.75
+    -0.5
+
+    References:
+      Gowal et al., On the effectiveness of interval bound propagation for training verifiably robust models, 2018.
+    """
+    return _oracle(Method("ibp", False, None, _check_memory(memory, "ibp")))
+
+
+def crown(*, intermediates: Oracle | None = None, memory: int = _MEMORY) -> Oracle:
+    """CROWN: ``sup { f(z) : z in S }`` by one linear function that lies above ``f``, found backward and maximised by the set's support.
+
+    ReLU's lower slope is 1 where u > -l, else 0. Where a primitive has an interval but no pair of affine functions, its interval
+    serves. Every interval is intersected with interval arithmetic's, so the result is never above `ibp`.
+
+    Args:
+      intermediates: the method that bounds the inputs of nonlinear operations; None: full backward passes of its own (the tightest,
+        one row a neuron). ``ibp()`` is `crown_ibp`; ``crown_ibp()`` lies between.
+      memory: bytes of coefficients for one example (a driver's vmap over B examples takes B times that). Rows, one a neuron or a
+        specification, are worked off in chunks that fit.
+
+    Returns:
+      An `Oracle` of side "upper"; ``info["elements"]`` are the bounds of the single violations [m].
+
+    Raises:
+      NotImplementedError: at trace time, a primitive without a rule.
+
+    Guarantee: an upper bound in exact arithmetic; float rounding is not directed outward. NaN becomes ``+inf``.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.objective(lambda z: jax.nn.relu(z[:1] + z[1:]) - z[1:])
+    >>> s = jr.sets.linf(1.0)(jnp.zeros(2))
+    >>> key = jax.random.key(0)
+    >>> print(crown().solve(key, f, s).value, ibp().solve(key, f, s).value)
+    2.0 3.0
+
+    References:
+      Zhang et al., Efficient neural network robustness certification with general activation functions, NeurIPS 2018.
+
+    Deviations: intersected with interval bounds at every nonlinear operation and at the output.
+    """
+    inner = None if intermediates is None else _method(intermediates, "crown(intermediates=)")
+    name = "crown" if inner is None else "crown-ibp" if inner.name == "ibp" else f"crown({inner.name})"
+    return _oracle(Method(name, True, inner, _check_memory(memory, "crown")))
+
+
+def crown_ibp(*, memory: int = _MEMORY) -> Oracle:
+    """CROWN-IBP: intermediate bounds by interval arithmetic, then one backward pass a specification. See `crown`.
+
+    >>> crown_ibp().name
+    'crown-ibp'
+
+    References:
+      Zhang et al., Towards stable and efficient training of verifiably robust neural networks, ICLR 2020.
+    """
+    return crown(intermediates=ibp(memory=memory), memory=memory)
+
+
+def output_bounds(
+    fn: Callable[[Any], Any], s: Any, *, method: Oracle | None = None, key: Any = None
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Elementwise bounds of every output of ``fn`` over the set.
+
+    Args:
+      fn: one example -> array.
+      s: the set of one example.
+      method: any upper oracle with elementwise bounds, `crown` by default.
+      key: for an oracle that needs one.
+
+    Returns:
+      ``(lo, hi)`` of the output's shape. Pure: works under jit, vmap, and grad with respect to arrays that ``fn`` closes over.
+
+    Guarantee: ``lo <= fn(z) <= hi`` for every z in the set, with the method's confidence and float caveats; what cannot be bounded is
+      infinite.
+
+    >>> import jax.numpy as jnp, jrobust as jr
+    >>> lo, hi = output_bounds(lambda z: jnp.abs(z) + 1, jr.sets.linf(0.5)(jnp.array([0.0, 2.0])))
+    >>> print(lo, hi)
+    [1.  2.5] [1.5 3.5]
+    """
+    method = crown() if method is None else method
+    out = jax.eval_shape(fn, s.center)
+    if not isinstance(out, jax.ShapeDtypeStruct):
+        raise TypeError(f"output_bounds: fn must return one array, got {jax.tree.structure(out)}")
+
+    def both(z: Any) -> Array:
+        flat = jnp.ravel(fn(z))
+        return jnp.concatenate([-flat, flat])
+
+    bound = method.solve(jax.random.key(0) if key is None else key, objective(both), s)
+    if "elements" not in bound.info:
+        raise TypeError(f"output_bounds: {method.name} gives no elementwise bounds")
+    lo, hi = jnp.split(bound.info["elements"], 2)
+    return -lo.reshape(out.shape), hi.reshape(out.shape)
+
+
+def supported(fn: Callable[..., Any], *avals: Any, method: Oracle) -> list[str]:
+    """The primitives of ``fn`` that ``method`` has no rule for, before running anything; empty: it will run.
+
+    Args:
+      fn: a function of perturbed inputs (one array each).
+      avals: arrays or ShapeDtypeStructs, as for `jax.eval_shape`.
+      method: a method of `jr.bounds`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> supported(lambda z: jnp.cos(z) + jax.nn.relu(z), jnp.zeros(3), method=ibp())
+    ['cos']
+    """
+    _method(method, "supported(method=)")
+    return sorted({eqn.name for eqn in missing(program_of(fn, *avals))})

@@ -1,0 +1,286 @@
+"""The engine: one forward walk with intervals, and one backward walk with rows of coefficients.
+
+The backward walk is written for one row ``c``: an upper bound of ``<c, v>`` over the set, for any value ``v`` of the program. It
+pulls ``c`` back through affine equations by their VJP, and through others (CROWN) by the affine functions that sandwich them, or
+(IBP) stops there and takes the interval. Rows are vmapped in chunks that fit a memory budget.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jrobust.bounds._interval
+import jrobust.bounds._relaxations  # noqa: F401  (both fill the tables)
+from jrobust import _loops
+from jrobust._jaxpr import Equation, Program, flatten
+from jrobust._tree import vdot
+from jrobust.bounds._tables import AFFINE, CANONICAL, INTERVAL, RELAX, Interval, Mask, is_affine
+from jrobust.typing import Array
+
+Env = dict[int, Any]
+
+
+class Method(NamedTuple):
+    """What makes a bounding method, all static.
+
+    Attributes:
+      name: for tables and errors.
+      relax: whether the backward walk goes through nonlinear equations (CROWN) or stops there (IBP).
+      intermediates: the method whose intervals the relaxations are built on; None: its own, refined as it goes.
+      memory: bytes that the coefficients of one example may take.
+    """
+
+    name: str
+    relax: bool
+    intermediates: "Method | None"
+    memory: int
+
+
+class Problem(NamedTuple):
+    """A flat program, its set, and facts about its values: `levels` of the affine chain each lies on, and whether that chain
+    starts at the input (``pure``)."""
+
+    program: Program
+    s: Any
+    levels: dict[int, int]
+    pure: frozenset[int]
+
+
+def program_of(fn: Callable[[Any], Any], *args: Any) -> Program:
+    """The flat program of ``fn``, with matrix products in full float32 where the user asked for nothing."""
+    program = flatten(fn, *args, keep=CANONICAL)
+    return dataclasses.replace(program, equations=tuple(map(_precise, program.equations)))
+
+
+def _precise(eqn: Equation) -> Equation:
+    # TF32 or bfloat16 passes of an accelerator would make the bounds those of another function
+    if "precision" in eqn.params and eqn.params["precision"] is None:
+        return dataclasses.replace(eqn, params=eqn.params | {"precision": (jax.lax.Precision.HIGHEST,) * 2})
+    return eqn
+
+
+def _mask(program: Program, eqn: Equation) -> Mask:
+    return tuple(i in program.dependent for i in eqn.inputs)
+
+
+def missing(program: Program) -> list[Equation]:
+    """The equations that depend on the input and have no interval rule."""
+    without = []
+    for eqn in program.equations:
+        mask = _mask(program, eqn)
+        if any(mask) and not (eqn.name in INTERVAL and INTERVAL[eqn.name].accepts(mask)):
+            without.append(eqn)
+    return without
+
+
+def check(program: Program, method: str) -> None:
+    """Raise, naming the primitive and its line, unless every equation can be bounded."""
+    for eqn in missing(program):
+        operands = "" if eqn.name not in INTERVAL else " in an operand that must not depend on the perturbed input"
+        raise NotImplementedError(
+            f"{method}: no rule for primitive '{eqn.name}'{operands}, used at {eqn.source}. "
+            "No method of jr.bounds supports it yet; jr.bounds.supported(fn, x, method=...) lists every such primitive, "
+            "and CONTRIBUTING.md shows how to add a rule."
+        )
+
+
+def pose(program: Program, s: Any) -> Problem:
+    """The static facts about the affine chains of a program."""
+    levels, pure = dict.fromkeys(program.inputs, 0), set(program.inputs)
+    for eqn in program.equations:
+        mask = _mask(program, eqn)
+        if not any(mask):
+            continue
+        sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
+        affine = is_affine(eqn, mask, program.avals)
+        level = AFFINE[eqn.name].level(eqn, [levels[i] for i in sources]) if affine else 0
+        levels |= dict.fromkeys(eqn.outputs, level)
+        if affine and all(i in pure for i in sources):
+            pure |= set(eqn.outputs)
+    return Problem(program, s, levels, frozenset(pure))
+
+
+def _is_box(s: Any) -> bool:
+    """Whether the set is its own hull."""
+    if s.geometry.name in ("product", "power"):
+        return all(_is_box(part) for part in s.params)
+    return s.geometry.name in ("linf", "box")
+
+
+def intersect(a: Interval, b: Interval) -> Interval:
+    """What both allow; a NaN end allows everything."""
+    return Interval(jnp.fmax(a.lo, b.lo), jnp.fmin(a.hi, b.hi))
+
+
+# -- Forward ----------------------------------------------------------------------------------------------------------
+
+
+class Bounded(NamedTuple):
+    """The forward walk's result: every known value, an interval for every other, the relaxations built on them."""
+
+    env: Env
+    relaxed: dict[int, Any]
+
+
+def forward(problem: Problem, method: Method) -> Bounded:
+    """Intervals of every value, as tight as ``method`` makes them."""
+    program = problem.program
+    base = forward(problem, method.intermediates) if method.intermediates is not None else None
+    lo, hi = (jax.tree.leaves(end) for end in problem.s.hull())
+    env: Env = dict(program.constants) | dict(zip(program.inputs, map(Interval, lo, hi), strict=True))
+    relaxed: dict[int, Any] = {}
+    refined: set[int] = set()
+    for k, eqn in enumerate(program.equations):
+        mask = _mask(program, eqn)
+        if not any(mask):
+            env |= dict(zip(eqn.outputs, eqn.bind([env[i] for i in eqn.inputs]), strict=True))
+            continue
+        affine = is_affine(eqn, mask, program.avals)
+        if not affine:
+            for i in {i for i, d in zip(eqn.inputs, mask, strict=True) if d} - refined:
+                refined.add(i)
+                if _worth_refining(problem, method, i):
+                    how = None if not method.relax else base.relaxed if base is not None else relaxed
+                    source = env if base is None else base.env
+                    env[i] = intersect(env[i], two_sided(problem, source, how, i, method.memory))
+        values = [env[i] for i in eqn.inputs]
+        outs = INTERVAL[eqn.name].apply(eqn, *values)
+        if base is not None:
+            outs = [intersect(o, base.env[i]) if _floating(o) else o for o, i in zip(outs, eqn.outputs, strict=True)]
+        env |= dict(zip(eqn.outputs, outs, strict=True))
+        if not affine and eqn.name in RELAX and _floating(outs[0]):
+            relaxed[k] = RELAX[eqn.name](eqn, *values)
+    return Bounded(env, relaxed)
+
+
+def _floating(v: Interval) -> bool:
+    return bool(jnp.issubdtype(v.lo.dtype, jnp.floating))
+
+
+def _worth_refining(problem: Problem, method: Method, i: int) -> bool:
+    """Whether a backward pass can be tighter than the interval of value ``i``."""
+    if not jnp.issubdtype(problem.program.avals[i].dtype, jnp.floating):
+        return False
+    if i in problem.pure and _is_box(problem.s):
+        return method.relax and problem.levels[i] > 1
+    return method.relax or (i in problem.pure and problem.levels[i] > 0)
+
+
+# -- Backward ---------------------------------------------------------------------------------------------------------
+
+
+def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any]) -> tuple[Sequence[Any], Any]:
+    """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``."""
+    at_zero, vjp = jax.vjp(fn, *(jnp.zeros(a.shape, a.dtype) for a in shapes))
+    return vjp(coefficients), vdot(coefficients, at_zero)
+
+
+def _upper(problem: Problem, env: Env, relaxed: dict[int, Any] | None, start: int, row: Array) -> Array:
+    """An upper bound of ``<row, start>`` over the set; ``relaxed=None`` stops at nonlinear equations."""
+    program = problem.program
+    rows: dict[int, Array] = {start: row}
+    total = jnp.zeros((), row.dtype)
+    for k, eqn in reversed(list(enumerate(program.equations))):
+        if not any(o in rows for o in eqn.outputs):
+            continue
+        mask = _mask(program, eqn)
+        shapes = [program.avals[i] for i, d in zip(eqn.inputs, mask, strict=True) if d]
+        c = [rows.pop(o, jnp.zeros(a.shape, row.dtype)) for o, a in zip(eqn.outputs, eqn.avals, strict=True)]
+        if is_affine(eqn, mask, program.avals):
+            parts = [_pull(_affine(eqn, mask, env), shapes, c)]
+        elif relaxed is not None and k in relaxed:
+            # lower with negative coefficients, upper with positive ones
+            known = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
+            ends = (_filled(side, mask, known) for side in relaxed[k])
+            signed = ([jnp.minimum(ci, 0) for ci in c], [jnp.maximum(ci, 0) for ci in c])
+            parts = [_pull(end, shapes, ci) for end, ci in zip(ends, signed, strict=True)]
+        else:
+            total += sum(_sup(ci, env[o]) for ci, o in zip(c, eqn.outputs, strict=True))
+            continue
+        sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
+        for pulled, bias in parts:
+            total += bias
+            for i, ci in zip(sources, pulled, strict=True):
+                rows[i] = rows[i] + ci if i in rows else ci
+    return total + _support(problem, rows)
+
+
+def _sup(c: Array, v: Interval) -> Array:
+    return jnp.sum(jnp.where(c > 0, c * v.hi, jnp.where(c < 0, c * v.lo, 0.0)))
+
+
+def _support(problem: Problem, rows: dict[int, Array]) -> Any:
+    if not rows:
+        return 0.0
+    leaves, tree = jax.tree.flatten(problem.s.center)
+    ids = problem.program.inputs
+    return problem.s.support(tree.unflatten([rows.get(i, jnp.zeros_like(x)) for i, x in zip(ids, leaves, strict=True)]))
+
+
+def _filled(fn: Callable[..., Any], mask: Mask, values: Sequence[Any]) -> Callable[..., list[Any]]:
+    """``fn`` of the dependent operands alone."""
+
+    def of_dependent(*xs: Any) -> list[Any]:
+        queue = iter(xs)
+        out = fn(*(next(queue) if d else v for d, v in zip(mask, values, strict=True)))
+        return list(out) if isinstance(out, list | tuple) else [out]
+
+    return of_dependent
+
+
+def _affine(eqn: Equation, mask: Mask, env: Env) -> Callable[..., list[Any]]:
+    fn = (lambda x: x) if eqn.name == "stop_gradient" else (lambda *xs: eqn.bind(xs))
+    return _filled(fn, mask, [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)])
+
+
+def _rows(problem: Problem, i: int, memory: int, one: Callable[[Array], Any]) -> Any:
+    """``one(row)`` for each unit row of value ``i``, as many at a time as the memory allows; the identity is never built."""
+    program, aval = problem.program, problem.program.avals[i]
+    n = int(np.prod(aval.shape))
+    widest = max(int(np.prod(program.avals[j].shape)) for j in program.dependent)
+    # about three coefficient arrays are alive at a time, for either sign
+    chunk = max(1, memory // (6 * widest * aval.dtype.itemsize))
+
+    def at(index: Array) -> Any:
+        return one((jnp.arange(n) == index).astype(aval.dtype).reshape(aval.shape))
+
+    index = jnp.arange(n)
+    return jax.vmap(at)(index) if n <= chunk else _loops.map(at, index, batch_size=chunk)
+
+
+def one_sided(problem: Problem, env: Env, relaxed: Any, i: int, memory: int) -> Array:
+    """Upper bounds of every entry of value ``i`` by backward passes."""
+    return _rows(problem, i, memory, lambda row: _upper(problem, env, relaxed, i, row)).reshape(
+        problem.program.avals[i].shape
+    )
+
+
+def two_sided(problem: Problem, env: Env, relaxed: Any, i: int, memory: int) -> Interval:
+    """Both bounds of every entry of value ``i`` by backward passes."""
+
+    def one(row: Array) -> tuple[Array, Array]:
+        return -_upper(problem, env, relaxed, i, -row), _upper(problem, env, relaxed, i, row)
+
+    return Interval(*(end.reshape(problem.program.avals[i].shape) for end in _rows(problem, i, memory, one)))
+
+
+def upper_bounds(fn: Callable[[Any], Any], s: Any, method: Method) -> Array:
+    """Elementwise upper bounds of the array ``fn(z)`` over the set: the interval, and the backward pass where it can be tighter."""
+    program = program_of(fn, s.center)
+    check(program, method.name)
+    (out,) = program.outputs
+    problem = pose(program, s)
+    inner = method.intermediates if method.intermediates is not None else method
+    env, relaxed = forward(problem, inner)
+    if out not in program.dependent:
+        return jnp.asarray(env[out])
+    best = env[out].hi
+    if problem.levels[out] > 1 or (out in problem.pure and not _is_box(s)):
+        best = jnp.fmin(best, one_sided(problem, env, None, out, method.memory))
+    if method.relax and out not in problem.pure:
+        best = jnp.fmin(best, one_sided(problem, env, relaxed, out, method.memory))
+    return best
