@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,11 +20,14 @@ __all__ = [
     "Primitive",
     "Program",
     "Var",
+    "avals",
     "bind_eqn",
     "flatten",
     "jaxpr_as_fun",
+    "map_jaxprs",
     "primitives",
     "source_line",
+    "subjaxprs",
     "trace",
 ]
 
@@ -40,6 +43,34 @@ def bind_eqn(eqn: JaxprEqn, values: list[Any], params: dict[str, Any] | None = N
     functions, bind_params = bound if isinstance(bound, tuple) else ((), bound)  # JAX < 0.10.2 returns a pair
     out = eqn.primitive.bind(*functions, *values, **bind_params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def avals(closed: ClosedJaxpr) -> list[jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and weak types of a jaxpr's inputs."""
+    inputs = [v.aval for v in closed.jaxpr.invars]
+    return [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=getattr(a, "weak_type", False)) for a in inputs]
+
+
+def subjaxprs(params: dict[str, Any]) -> list[Jaxpr]:
+    """The jaxprs among an equation's parameters, alone or in a tuple, opened."""
+    parts = [p for value in params.values() for p in (value if isinstance(value, tuple) else (value,))]
+    return [getattr(p, "jaxpr", p) for p in parts if isinstance(p, ClosedJaxpr | Jaxpr)]
+
+
+def map_jaxprs(fn: Callable[[ClosedJaxpr], ClosedJaxpr], params: dict[str, Any]) -> dict[str, Any]:
+    """An equation's parameters with ``fn`` of every jaxpr among them; ``fn`` keeps inputs, outputs and, if open, no constants."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(one(v) for v in value) if type(value) is tuple else value
+        if isinstance(value, ClosedJaxpr):
+            return fn(value)
+        if not isinstance(value, Jaxpr) or value.constvars:
+            return value
+        new = fn(ClosedJaxpr(value, ()))
+        return value if new.jaxpr.constvars else new.jaxpr
+
+    return {name: one(value) for name, value in params.items()}
 
 
 # -- Flat programs: what bound propagation reads ---------------------------------------------------------------------

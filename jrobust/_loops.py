@@ -1,0 +1,154 @@
+"""Loops over user models: ``lax``'s own, with the CPU remedy for convolutions underneath.
+
+On CPU, XLA runs a convolution inside a compiled loop without its fast path, several times slower than outside. These loops
+trace their body and, where a convolution occurs in it, run ``lax``'s loop on the same body with each convolution written
+as slices and a dot. On other platforms, and for bodies without convolutions, they are ``lax``'s loops.
+"""
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jrobust import _jaxpr
+from jrobust._conv import conv_as_dot
+from jrobust.typing import PyTree
+
+# Primitives that only run the jaxprs among their parameters, on arrays: safe to run with rewritten ones.
+_CALLS = frozenset(
+    [
+        "jit",
+        "pjit",
+        "closed_call",
+        "core_call",
+        "remat",
+        "remat2",
+        "checkpoint",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+        "scan",
+        "while",
+        "cond",
+    ]
+)
+
+
+def scan(
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: PyTree,
+    xs: PyTree = None,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+) -> tuple[PyTree, PyTree]:
+    """``lax.scan``.
+
+    >>> int(scan(lambda total, x: (total + x, None), 0, jnp.arange(4))[0])
+    6
+    """
+    return _run(lambda init, xs: lax.scan(f, init, xs, length, reverse, unroll), init, xs)
+
+
+def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: PyTree) -> PyTree:
+    """``lax.while_loop``.
+
+    >>> int(while_loop(lambda n: n < 10, lambda n: 2 * n, 3))
+    12
+    """
+    return _run(lambda init: lax.while_loop(cond_fun, body_fun, init), init_val)
+
+
+def fori_loop(
+    lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: PyTree, *, unroll: int | bool | None = None
+) -> PyTree:
+    """``lax.fori_loop``.
+
+    >>> int(fori_loop(0, 4, lambda i, total: total + i, 0))
+    6
+    """
+    return _run(lambda init: lax.fori_loop(lower, upper, body_fun, init, unroll=unroll), init_val)
+
+
+def map(f: Callable[[Any], Any], xs: PyTree, *, batch_size: int | None = None) -> PyTree:
+    """``lax.map``: ``f`` of one element, run in chunks of ``batch_size`` elements at a time if given.
+
+    >>> map(jnp.square, jnp.arange(3), batch_size=2).tolist()
+    [0, 1, 4]
+    """
+    return _run(lambda xs: lax.map(f, xs, batch_size=batch_size), xs)
+
+
+def rewrite(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn`` with its convolutions as slices and dots on CPU; the same function elsewhere.
+
+    Custom derivatives, rematerialisation and control flow are kept and rewritten inside. The rules of a custom derivative are
+    kept as they are: rewrite the gradient (``rewrite(jax.grad(fn))``) to have those rewritten too.
+
+    >>> def blur(x):
+    ...     return lax.conv(x, jnp.ones((1, 1, 3, 3)) / 9, (1, 1), "SAME")
+    >>> x = jnp.ones((1, 1, 4, 4))
+    >>> bool(jnp.allclose(rewrite(blur)(x), blur(x)))
+    True
+    """
+
+    @wraps(fn)
+    def rewritten(*args: Any, **kwargs: Any) -> Any:
+        return _run(lambda args, kwargs: fn(*args, **kwargs), args, kwargs)
+
+    return rewritten
+
+
+def _slow_convolutions() -> bool:
+    """Whether loops need the remedy on this platform (and are traced at all: without jit, lax's loops are Python's)."""
+    return jax.default_backend() == "cpu" and not jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _run(fn: Callable[..., Any], *args: PyTree) -> Any:
+    if not _slow_convolutions():
+        return fn(*args)
+    # lax builds its loop as usual (promotion, checks, messages); only then are bodies exchanged, and f is traced once
+    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
+    leaves = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in jax.tree.leaves(args)]
+    return jax.tree.unflatten(jax.tree.structure(shapes), _evaluate(closed, {}, *leaves))
+
+
+def _evaluate(closed: _jaxpr.ClosedJaxpr, known: dict[int, Any], *args: Any) -> list[Any]:
+    """Evaluate a jaxpr equation by equation, convolutions as dots; ``known`` holds the jaxprs already rewritten."""
+    env = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    env.update(zip(closed.jaxpr.invars, args, strict=True))
+    for eqn in closed.jaxpr.eqns:
+        values = [v.val if isinstance(v, _jaxpr.Literal) else env[v] for v in eqn.invars]
+        params = eqn.params
+        out = None
+        if _is_conv(eqn):
+            out = conv_as_dot(*values, **params)
+        elif _has_conv(eqn):
+            params = _jaxpr.map_jaxprs(partial(_rewritten, known), params)
+        outs = _jaxpr.bind_eqn(eqn, values, params) if out is None else [out]
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return [v.val if isinstance(v, _jaxpr.Literal) else env[v] for v in closed.jaxpr.outvars]
+
+
+def _rewritten(known: dict[int, Any], closed: _jaxpr.ClosedJaxpr) -> _jaxpr.ClosedJaxpr:
+    """The same jaxpr, same inputs and outputs, with its convolutions as dots."""
+    if not any(_has_conv(eqn) for eqn in closed.jaxpr.eqns):
+        return closed
+    if id(closed.jaxpr) not in known:
+        known[id(closed.jaxpr)] = _jaxpr.trace(partial(_evaluate, closed, known), *_jaxpr.avals(closed))
+    return known[id(closed.jaxpr)]
+
+
+def _is_conv(eqn: _jaxpr.JaxprEqn) -> bool:
+    return eqn.primitive.name == "conv_general_dilated"
+
+
+def _has_conv(eqn: _jaxpr.JaxprEqn) -> bool:
+    if _is_conv(eqn):
+        return True
+    if eqn.primitive.name not in _CALLS:
+        return False
+    return any(_has_conv(inner) for jaxpr in _jaxpr.subjaxprs(eqn.params) for inner in jaxpr.eqns)
