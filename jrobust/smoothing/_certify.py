@@ -269,10 +269,8 @@ class _Run:
                 yield group[part], selection[part], estimation
 
     def _votes(self, stage: int, index: Any, x: Any, first: int, size: int, n: int) -> np.ndarray:
-        numbers = [np.int32(v) for v in (stage, first, size * n, n)]
-        stage_, first_, pairs, draws = numbers
         out = votes(
-            self.noise, self.leaves, self.key, stage_, index, x, first_, pairs, draws,
+            self.noise, self.leaves, self.key, stage, index, x, first, size, n,
             apply=self.apply, batch_size=self.batch_size, mesh=self.mesh,
         )  # fmt: skip
         return np.asarray(out)

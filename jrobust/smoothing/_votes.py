@@ -5,24 +5,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jrobust import _loops
 from jrobust.smoothing._noise import Noise
 from jrobust.typing import Array, Float, Int, PRNGKeyArray
 
 
-@partial(jax.jit, static_argnames=("apply", "batch_size", "mesh"))
 def votes(
     noise: Noise,
     leaves: Any,
     key: PRNGKeyArray,
-    stage: Any,
+    stage: int,
     index: Int[Array, " b"],
     x: Float[Array, "b ..."],
-    first: Any,
-    pairs: Any,
-    n: Any,
+    first: int,
+    size: int,
+    n: int,
     *,
     apply: Any,
     batch_size: int,
@@ -31,8 +30,12 @@ def votes(
     """How often each class wins on ``n`` noisy copies of some of the examples ``x``.
 
     The pairs (example, draw) form one line that is cut into batches of one size, the last one padded and masked: no
-    draw of the model is idle, whatever n is. Draw j of the example with index i uses the key ``fold_in(key, i, stage,
-    j)``: it depends neither on the batch size nor on the other examples. All of ``stage, first, pairs, n`` are traced.
+    batch is idle, whatever n is. Draw j of the example with index i uses the key ``fold_in(key, i, stage, j)``: it
+    depends neither on the batch size nor on the other examples.
+
+    Batches are dispatched from the host, one after the other without waiting: that costs no more than a compiled loop,
+      and on
+    CPU convolutions keep the fast path that XLA gives them outside of loops only.
 
     Args:
       noise: the distribution.
@@ -42,8 +45,8 @@ def votes(
       index: the examples' indices in the data set.
       x: the examples.
       first: position in ``x`` of the first example to work on.
-      pairs: ``n`` times the number of examples to work on.
-      n: draws for each example.
+      size: number of examples to work on.
+      n: draws for each example; ``size * n`` is below 2**31.
       apply: ``(leaves, x[B, ...]) -> logits[B, K]``.
       batch_size: pairs evaluated at once.
       mesh: devices over which a batch is spread.
@@ -51,18 +54,38 @@ def votes(
     Returns:
       int32 counts, zero for examples not worked on. A draw with a NaN among its logits votes for nobody.
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), stage))(index)
     classes = jax.eval_shape(apply, leaves, x).shape[-1]
+    counts = jnp.zeros((x.shape[0], classes), jnp.int32)
+    if mesh is not None:
+        counts = jax.device_put(counts, NamedSharding(mesh, PartitionSpec()))
+    for start in range(0, size * n, batch_size):
+        line = np.array([start, first, size * n, n, stage], np.int32)
+        counts = batch_votes(counts, noise, leaves, key, line, index, x, apply=apply, batch_size=batch_size, mesh=mesh)
+    return counts
 
-    def count(chunk: Any, counts: Array) -> Array:
-        pair = chunk * batch_size + jnp.arange(batch_size)
-        if mesh is not None:
-            pair = jax.lax.with_sharding_constraint(pair, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
-        row = jnp.minimum(first + pair // n, x.shape[0] - 1)
-        draw = jax.vmap(lambda r, j: noise.sample(jax.random.fold_in(keys[r], j), x[r]))
-        logits = apply(leaves, draw(row, pair % n))
-        valid = (pair < pairs) & ~jnp.isnan(logits).any(-1)
-        return counts.at[row, jnp.argmax(logits, -1)].add(valid.astype(jnp.int32))
 
-    chunks = (pairs + batch_size - 1) // batch_size
-    return _loops.fori_loop(0, chunks, count, jnp.zeros((x.shape[0], classes), jnp.int32))
+@partial(jax.jit, static_argnames=("apply", "batch_size", "mesh"), donate_argnames="counts")
+def batch_votes(
+    counts: Int[Array, "b k"],
+    noise: Noise,
+    leaves: Any,
+    key: PRNGKeyArray,
+    line: Int[np.ndarray, "5"],
+    index: Int[Array, " b"],
+    x: Float[Array, "b ..."],
+    *,
+    apply: Any,
+    batch_size: int,
+    mesh: Any,
+) -> Int[Array, "b k"]:
+    """The counts after one batch of the line of pairs; every number in ``line`` is traced."""
+    start, first, pairs, n, stage = line
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), stage))(index)
+    pair = start + jnp.arange(batch_size, dtype=jnp.int32)
+    if mesh is not None:
+        pair = jax.lax.with_sharding_constraint(pair, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+    row = jnp.minimum(first + pair // n, x.shape[0] - 1)
+    noisy = jax.vmap(lambda r, j: noise.sample(jax.random.fold_in(keys[r], j), x[r]))(row, pair % n)
+    logits = apply(leaves, noisy)
+    valid = (pair < pairs) & ~jnp.isnan(logits).any(-1)
+    return counts.at[row, jnp.argmax(logits, -1)].add(valid.astype(jnp.int32))

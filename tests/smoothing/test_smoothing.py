@@ -11,7 +11,7 @@ from scipy import stats
 
 from jrobust import objectives, sets, smoothing
 from jrobust._statistics import clopper_pearson, sign_test
-from jrobust.smoothing._votes import votes
+from jrobust.smoothing._votes import batch_votes, votes
 
 KEY = jax.random.key(0)
 NOISE = smoothing.gaussian(0.5)
@@ -95,7 +95,7 @@ def test_counts_do_not_depend_on_the_batch_size(batch_size):
 def test_counts_by_hand():
     x, n = points(3), 20
     counts = votes(
-        NOISE, (), KEY, 1, jnp.array([4, 5, 9]), x, 0, 3 * n, n, apply=lambda leaves, z: linear(z), batch_size=16
+        NOISE, (), KEY, 1, jnp.array([4, 5, 9]), x, 0, 3, n, apply=lambda leaves, z: linear(z), batch_size=16
     )
     for row, i in enumerate((4, 5, 9)):
         key = jax.random.fold_in(jax.random.fold_in(KEY, i), 1)
@@ -133,10 +133,10 @@ def test_one_program_for_every_n_sigma_and_new_weights():
     x = points(4)
     model = jax.tree_util.Partial(_matmul, jnp.ones((3, 2)))
     smoothing.certify(model, x, noise=NOISE, n=100, n0=16, key=KEY, batch_size=32)
-    size = votes._cache_size()
+    size = batch_votes._cache_size()
     model = jax.tree_util.Partial(_matmul, jnp.ones((3, 2)) * 2)
     smoothing.certify(model, x, noise=smoothing.gaussian(0.1), n=150, n0=16, key=KEY, batch_size=32)
-    assert votes._cache_size() == size
+    assert batch_votes._cache_size() == size
 
 
 def _matmul(w, z):
