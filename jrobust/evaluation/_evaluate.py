@@ -13,11 +13,11 @@ import numpy as np
 
 from jrobust._model import digest, functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
+from jrobust._progress import progress_bar
 from jrobust._records import Records, open_records
 from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
 from jrobust.evaluation._execute import Answer, Executor, Rows, broken
-from jrobust.evaluation._progress import progress_bar
 from jrobust.evaluation._results import Curve, Evaluation, Result
 from jrobust.sets import Threat
 
@@ -82,14 +82,14 @@ def evaluate(
     data = _checks.check_data(x, y)
     threat = _checks.check_eps(threat, data)
     hashed = [digest(data.y)]
-    for batch in _batches(np.arange(data.n), max(batch_size, 1024)):
+    for batch in _batches(np.arange(data.n), 1024):
         rows = data.rows(batch)
         _checks.check_values(threat, rows, int(batch[0]))
         hashed += [digest(rows)] if out is not None else []
     first = data.rows(np.arange(min(4, data.n)))
     f = functional(model, first)
     _checks.check_labels(data.y, jax.eval_shape(f.apply, f.leaves, first).shape[1])
-    warn_if_random(model, first)
+    warn_if_random(model, first, f)
 
     executor = _executor(f, threat, key, batch_size, mesh)
     tallies = {"clean": _Tally.new("clean", None, data, False)}
@@ -192,8 +192,10 @@ def _is_shape(node: Any) -> bool:
 def _run(
     executor: Executor, threat: Threat, oracles: Any, data: Data, tallies: dict[str, _Tally], records: Any, show: bool
 ) -> None:
-    done = {} if records is None else records.rows
-    for i, row in done.items():
+    rows = {} if records is None else records.rows
+    done = np.zeros(data.n, bool)
+    done[list(rows)] = True
+    for i, row in rows.items():
         for name, tally in tallies.items():
             said = row[name]
             info = {k: np.asarray(v if isinstance(v, int) else float(v)) for k, v in said["info"].items()}
@@ -207,8 +209,8 @@ def _run(
                 records.array(tally.file(k), shape)
         if records is None:
             tally.witness = jax.tree.map(lambda shape: np.zeros(shape, np.float32), tally.witness, is_leaf=_is_shape)
-    todo = np.array([i for i in range(data.n) if i not in done], int)
-    with progress_bar(show, data.n, "evaluate", len(done)) as advance:
+    todo = np.flatnonzero(~done)
+    with progress_bar(show, data.n, "evaluate", len(rows)) as advance:
         for index in _batches(todo, executor.batch_size):
             _batch(executor, threat, oracles, data, index, tallies, records)
             advance(len(index))
@@ -312,7 +314,7 @@ def _keeps(oracle: Any, data: Data, keep: bool | None) -> bool:
 
 def _executor(f: Any, threat: Threat, key: Any, batch_size: int, mesh: Any) -> Executor:
     if mesh is None:
-        return Executor(f, threat, key, batch_size)
+        return Executor(f._replace(leaves=jax.device_put(f.leaves)), threat, key, batch_size)
     # an explicit-axes mesh would put shardings into the types of the user's model; the driver wants them inferred
     mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -20,7 +20,7 @@ from jrobust.objectives import classification
 from jrobust.sets import Threat
 from jrobust.typing import Side
 
-CHUNKS = (2, 2, 4)
+CHUNKS = (2, 4)
 CHUNK = 8
 
 

@@ -6,51 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jrobust._statistics import Accuracy, proportion
 from jrobust.typing import Side
-
-
-class Accuracy(NamedTuple):
-    """A share of examples, with the exact (Clopper-Pearson) interval of the share in the population they were drawn from.
-
-    Attributes:
-      value: ``count / n``.
-      low, high: the interval at ``level``.
-      count, n: examples that hold, and all.
-      level: of the interval; not to be confused with ``confidence``.
-      side: of the worst case: a "lower" bound on it overstates robust accuracy, an "upper" one understates it.
-      confidence: with which each certificate (or randomised statement) behind it holds.
-    """
-
-    value: float
-    low: float
-    high: float
-    count: int
-    n: int
-    level: float
-    side: Side
-    confidence: float
-
-    def __float__(self) -> float:
-        return self.value
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-
-def proportion(count: int, n: int, *, side: Side, confidence: float = 1.0, level: float = 0.95) -> Accuracy:
-    """``count`` of ``n`` with its Clopper-Pearson interval, in float64 on the host.
-
-    >>> print(proportion(9, 10, side="exact"))
-    0.9000 [0.5550, 0.9975]
-    """
-    from scipy.special import betaincinv
-
-    if not 0 < level < 1:
-        raise ValueError(f"level lies in (0, 1), got {level!r}")
-    tail = (1 - level) / 2
-    low = 0.0 if count == 0 else float(betaincinv(count, n - count + 1, tail))
-    high = 1.0 if count == n else float(betaincinv(count + 1, n - count, 1 - tail))
-    return Accuracy(count / n, low, high, int(count), int(n), level, side, confidence)
 
 
 @dataclasses.dataclass(frozen=True)

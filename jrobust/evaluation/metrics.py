@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jrobust.evaluation._results import Accuracy, Result, proportion
+from jrobust._statistics import Accuracy, proportion
+from jrobust.evaluation._results import Result
 from jrobust.typing import Side
 
 __all__ = ["Bracket", "accuracy", "attack_success_rate", "bracket", "certified_accuracy", "robust_accuracy"]

@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binomtest
 
 import jrobust as jr
+from jrobust._statistics import proportion
 from jrobust.evaluation import Evaluation, Result, metrics
-from jrobust.evaluation._results import proportion
 
 
 def result(name, side, holds, correct=None, confidence=1.0):
