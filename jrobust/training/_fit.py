@@ -59,7 +59,7 @@ def fit(
     resume: bool = False,
     hook: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
     best: str | None = None,
-    save_seconds: float = 60.0,
+    save_seconds: int | float = 60,
     show: bool = True,
 ) -> TrainState:
     """Train for ``epochs`` passes over the data.
@@ -231,7 +231,7 @@ def _forget_after(path: Path, step: int) -> None:
 
 
 def _keep_best(
-    run: Path, state: TrainState, step: int, meta: dict[str, Any], line: Mapping[str, float], name: str, value: float
+    run: Path, state: TrainState, step: int, meta: dict[str, Any], line: Mapping[str, Any], name: str, value: float
 ) -> float:
     if name not in line:
         raise ValueError(f"best={name!r} is not among the metrics: {', '.join(line)}")

@@ -41,7 +41,7 @@ def blend(*parts: tuple[Any, Callable[..., Any]]) -> Callable[..., Any]:
 
 
 def certified(
-    loss: Loss, threat: Threat, bound: Oracle, *, eps: Schedule | None = None, kappa: Schedule | float = 0.0
+    loss: Loss, threat: Threat, bound: Oracle, *, eps: Schedule | None = None, kappa: Schedule | int | float = 0.0
 ) -> Scheduled:
     """Certified training: ``kappa * clean + (1 - kappa) * worst case as the bound sees it``, eps and kappa by schedule.
 

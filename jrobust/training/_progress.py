@@ -14,7 +14,7 @@ def say(message: str) -> None:
 
 
 class _Silent:
-    def show(self, done: int, epoch: float, metrics: Mapping[str, float]) -> None:
+    def show(self, done: int, epoch: float, metrics: Mapping[str, Any]) -> None:
         """Nothing."""
 
 
@@ -22,7 +22,7 @@ class _Bar:
     def __init__(self, bar: Any, task: Any) -> None:
         self.bar, self.task = bar, task
 
-    def show(self, done: int, epoch: float, metrics: Mapping[str, float]) -> None:
+    def show(self, done: int, epoch: float, metrics: Mapping[str, Any]) -> None:
         """Move the bar to ``done`` steps."""
         hidden = ("step", "epoch", "seconds", "grad_norm", "images_per_second")
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in hidden)

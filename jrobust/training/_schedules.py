@@ -48,7 +48,7 @@ def _smoothed(last: Any, begin: Any, end: Any, middle: Any, step: Any, *, power:
     return last * alpha * jnp.where(t < middle, t**power, middle**power + slope * (t - middle))
 
 
-def smoothed(last: Any, *, begin: int = 0, end: int, middle: float = 0.25, power: int = 4) -> Schedule:
+def smoothed(last: Any, *, begin: int = 0, end: int, middle: int | float = 0.25, power: int = 4) -> Schedule:
     """The eps schedule of certified training: 0 until ``begin``, a power law, then a line of the same slope up to ``last`` at ``end``.
 
     Args:

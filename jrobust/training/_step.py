@@ -29,7 +29,7 @@ class TrainState:
     params: PyTree
     rest: PyTree
     opt_state: PyTree
-    step: Array
+    step: Any
     ema: PyTree = None
 
     @property
@@ -87,7 +87,7 @@ def make_step(
     tx: optax.GradientTransformation,
     *,
     mode: Literal["train", "inference"] = "train",
-    decay: float = 0.995,
+    decay: int | float = 0.995,
     measure: Callable[..., dict[str, Any]] | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """A training step; natural, adversarial and certified training differ in ``loss`` alone.
