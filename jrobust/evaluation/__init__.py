@@ -2,6 +2,25 @@
 
 from jrobust.evaluation import metrics
 from jrobust.evaluation._evaluate import curve, evaluate
+from jrobust.evaluation._report import report
 from jrobust.evaluation._results import Accuracy, Contradiction, Curve, Evaluation, Result, Table
+from jrobust.evaluation._sections import Gallery, Row, Section, read_sections, rows_of, smoothed_rows
 
-__all__ = ["Accuracy", "Contradiction", "Curve", "Evaluation", "Result", "Table", "curve", "evaluate", "metrics"]
+__all__ = [
+    "Accuracy",
+    "Contradiction",
+    "Curve",
+    "Evaluation",
+    "Gallery",
+    "Result",
+    "Row",
+    "Section",
+    "Table",
+    "curve",
+    "evaluate",
+    "metrics",
+    "read_sections",
+    "report",
+    "rows_of",
+    "smoothed_rows",
+]

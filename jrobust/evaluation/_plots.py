@@ -1,0 +1,164 @@
+"""Plots of a report as data URIs. Figures are made directly (no pyplot): no global state is touched."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jrobust.evaluation._sections import Gallery, Row, Section
+
+_COLOURS = ("#3366aa", "#cc6633", "#2e8b57", "#884499", "#997700", "#555555")
+_ATTACK, _PROOF, _OPEN = "#c0392b", "#2e7d4f", "#e9e4d4"
+_GREY = "#8a8a8a"
+
+
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("a report's plots need matplotlib: pip install 'jrobust[cli]'") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _tidy(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GREY)
+    axes.tick_params(colors="#333333", labelsize=9)
+    axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def _uri(figure: Any, kind: str = "svg") -> str:
+    buffer = io.BytesIO()
+    if kind == "svg":
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    figure.savefig(buffer, format="png", dpi=140)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _envelope(rows: Iterable[Row], side: str, pick: Any) -> tuple[list[float], list[Row]]:
+    """The best row of one side at every radius."""
+    at: dict[float, list[Row]] = {}
+    for r in rows:
+        if r.side in (side, "exact"):
+            at.setdefault(r.eps, []).append(r)
+    return sorted(at), [pick(at[eps], key=lambda r: r.value) for eps in sorted(at)]
+
+
+def sandwich(sections: Sequence[Section]) -> str | None:
+    """Accuracy over the radius: certified floor, attack ceiling, and between them what nobody knows. One panel a model and norm."""
+    panels = []
+    for section in sections:
+        rows = [r for r in section.rows if r.quantity == "accuracy" and r.subject == "model"]
+        for threat in dict.fromkeys(r.threat for r in rows if r.threat != "none"):
+            panels.append((section.title, threat, [r for r in rows if r.threat in (threat, "none")]))
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    figure, grid = _figure(
+        3.7 * columns, 3.2 * math.ceil(len(panels) / columns), columns, math.ceil(len(panels) / columns), sharey=True
+    )
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, threat, rows) in zip(grid.flat, panels, strict=False):
+        above, ceiling = _envelope(rows, "lower", min)
+        below, floor = _envelope(rows, "upper", max)
+        top, bottom = np.array([r.value for r in ceiling]), np.array([r.value for r in floor])
+        both = sorted({*above, *below})
+        if len(above) > 1 and len(below) > 1:
+            axes.fill_between(
+                both, np.interp(both, below, bottom), np.interp(both, above, top), color=_OPEN, label="unknown"
+            )
+        for eps, values, side, colour, label, mark in (
+            (above, top, ceiling, _ATTACK, "attack (ceiling)", "v"),
+            (below, bottom, floor, _PROOF, "proof (floor)", "^"),
+        ):
+            if len(eps) < 2:
+                continue
+            error = [values - [r.low for r in side], [r.high for r in side] - values]
+            axes.errorbar(
+                eps, values, yerr=error, color=colour, marker=mark, ms=4, lw=1.6, elinewidth=0.8, capsize=2, label=label
+            )
+        axes.set(xlabel=f"{threat} radius", ylim=(-0.03, 1.03))
+        axes.set_title(title, fontsize=11, loc="left")
+        _tidy(axes)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy")
+    handles = {label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return _uri(figure)
+
+
+def radius_curve(sections: Sequence[Section]) -> str | None:
+    """Certified accuracy of the smoothed classifiers over the radius."""
+    shown = [s for s in sections if s.radii]
+    if not shown:
+        return None
+    figure, grid = _figure(5.6, 3.4)
+    axes = grid[0, 0]
+    for colour, s in zip(_cycle(len(shown)), shown, strict=True):
+        radii = np.sort(np.asarray(s.radii))
+        right = radii[radii > 0]
+        x = np.concatenate([[0.0], right, right[-1:]])
+        y = np.concatenate([[len(right)], np.arange(len(right), 0, -1), [0] * min(1, len(right))]) / len(radii)
+        axes.step(x, y, where="pre", color=colour, lw=1.6, label=f"{s.title} ({s.noise})")
+    axes.set(xlabel="certified l2 radius", ylabel="certified accuracy", ylim=(0, 1.03))
+    axes.set_xlim(left=0)
+    _tidy(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return _uri(figure)
+
+
+def loss_curves(sections: Sequence[Section]) -> str | None:
+    """Training losses over the steps."""
+    shown = [s for s in sections if any("loss" in line for line in s.losses)]
+    if not shown:
+        return None
+    figure, grid = _figure(5.6, 3.4)
+    axes = grid[0, 0]
+    for colour, s in zip(_cycle(len(shown)), shown, strict=True):
+        lines = [line for line in s.losses if "loss" in line]
+        axes.plot(
+            [line["step"] for line in lines], [line["loss"] for line in lines], color=colour, lw=1.6, label=s.title
+        )
+    axes.set(xlabel="step", ylabel="training loss (each model's own)")
+    axes.set_ylim(bottom=0)
+    _tidy(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return _uri(figure)
+
+
+def gallery(g: Gallery, most: int = 8) -> str:
+    """Rows: clean, witness, their difference (amplified so that its largest entry is visible)."""
+    m = min(most, len(g.clean))
+    difference = np.asarray(g.witness[:m], float) - g.clean[:m]
+    largest = float(np.abs(difference).max())
+    gain = 0.5 / largest if largest > 0 else 1.0
+    figure, grid = _figure(0.95 * m + 0.7, 3.5, m, 3)
+    images = (g.clean[:m], g.witness[:m], 0.5 + gain * difference)
+    for i, (kind, batch) in enumerate(zip(("clean", "witness", f"difference x{gain:.1f}"), images, strict=True)):
+        for j in range(m):
+            axes, image = grid[i, j], np.clip(batch[j], 0, 1)
+            if image.ndim == 1:
+                image = image[None, :, None]
+            grey = image.shape[-1] == 1
+            how = {"cmap": "gray" if i < 2 else "coolwarm"} if grey else {}
+            axes.imshow(image[..., 0] if grey else image[..., :3], vmin=0, vmax=1, interpolation="nearest", **how)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            said = (g.before, g.after)[i][j] if i < 2 else None
+            if said is not None:
+                axes.set_title(f"{said}", fontsize=9, pad=2, color="#333333" if said == g.label[j] else _ATTACK)
+            if j == 0:
+                axes.set_ylabel(kind, fontsize=9)
+    return _uri(figure, "png")
+
+
+def _cycle(n: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(n)]
