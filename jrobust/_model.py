@@ -42,7 +42,8 @@ def functional(model: Any, x: PyTree) -> Functional:
     Args:
       model: a batched callable ``model(x[B, ...]) -> logits[B, K]``. If it is a pytree its array leaves become ``leaves`` and
         all else is structure. Of any other callable the arrays it closed over become ``leaves``; numbers that Python or NumPy
-        computed while it was traced are structure.
+        computed while it was traced are structure, and so are arrays inside a custom derivative's rule or inside a jitted
+        function that a loop or branch calls (right, but another set of them compiles again).
       x: one batch, or its ``jax.ShapeDtypeStruct``.
 
     Returns:
@@ -68,7 +69,7 @@ def functional(model: Any, x: PyTree) -> Functional:
         f = Functional(bind(_apply_tree, structure=structure), leaves)
         _check_output(jax.eval_shape(f.apply, leaves, x), x)
         return f
-    program, leaves = _traced(model, x)
+    program, leaves = _traced(model, x, differentiated=True)
     _check_output(program.out, x)
     return Functional(bind(_apply_program, program=program), leaves)
 
@@ -191,7 +192,7 @@ _LOCK = threading.Lock()
 _KEPT = 128
 
 
-def _traced(model: Callable[..., Any], x: PyTree) -> tuple[Traced, tuple[Any, ...]]:
+def _traced(model: Callable[..., Any], x: PyTree, *, differentiated: bool) -> tuple[Traced, tuple[Any, ...]]:
     """The program of a closure and its arrays; the first program of its fingerprint, where one is known."""
     out: list[Any] = []
 
@@ -204,7 +205,7 @@ def _traced(model: Callable[..., Any], x: PyTree) -> tuple[Traced, tuple[Any, ..
     leaves = tuple(jnp.asarray(c) for c in _constants(closed))
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.out_avals]  # pyright: ignore[reportAttributeAccessIssue]
     program = Traced(closed, x, jax.tree.unflatten(out[0], avals))
-    mark = _fingerprint(program, leaves)
+    mark = _fingerprint(program, leaves, differentiated)
     with _LOCK:
         program = _TRACED.setdefault(mark, program)
         _TRACED.move_to_end(mark)
@@ -213,22 +214,25 @@ def _traced(model: Callable[..., Any], x: PyTree) -> tuple[Traced, tuple[Any, ..
     return program, leaves
 
 
-def _fingerprint(program: Traced, leaves: tuple[Any, ...]) -> str:
+def _fingerprint(program: Traced, leaves: tuple[Any, ...], differentiated: bool) -> str:
     """What two programs must share to be one: their equations and those of their derivative (where custom rules show).
 
-    Arrays that are still constants once the leaves are arguments (hidden in a custom rule, say) count by value.
+    Arrays that are still constants once the leaves are arguments (hidden in a custom rule, or in a jit inside a loop) count
+    by value: other arrays are then another program, which costs a compilation but is never wrong.
     """
 
     def pullback(leaves: Any, x: PyTree, cotangent: Any) -> Any:
         return jax.vjp(lambda z: program(leaves, z), x)[1](cotangent)
 
-    try:
-        derivative = trace(pullback, leaves, program.x, program.out)
-    except Exception:  # not differentiable; whatever a rule or a callback does then counts by identity
-        derivative = None
-    h = hashlib.sha256(repr(jax.tree.structure((program.x, program.out))).encode())
-    _describe(trace(program, leaves, program.x), h, derivative is not None)
-    _describe(derivative, h, derivative is not None)
+    derivative, resolved = None, not differentiated
+    if differentiated:
+        try:
+            derivative, resolved = trace(pullback, leaves, program.x, program.out), True
+        except Exception:  # not differentiable; whatever a rule or a callback does then counts by identity
+            resolved = False
+    h = hashlib.sha256(repr((jax.tree.structure((program.x, program.out)), differentiated)).encode())
+    _describe(trace(program, leaves, program.x), h, resolved)
+    _describe(derivative, h, resolved)
     return h.hexdigest()
 
 
@@ -297,19 +301,20 @@ def digest(tree: Any) -> str:
 _jitted = jax.jit(lambda leaves, x, *, apply: apply(leaves, x), static_argnames="apply")
 
 
-def warn_if_random(model: Any, x: PyTree, *, batch: int = 4) -> None:
+def warn_if_random(model: Any, x: PyTree, f: Functional | None = None, *, batch: int = 4) -> None:
     """Warn (UserWarning) where ``model`` gives two answers to one question, or its answers depend on the rest of the batch.
 
-    Drivers work on one example at a time and assume neither; a few examples of ``x`` are tried.
+    Drivers work on one example at a time and assume neither; a few examples of ``x`` are tried. ``f`` is
+    ``functional(model, x)`` where it is at hand.
     """
     x = jax.tree.map(lambda leaf: jnp.asarray(leaf[:batch]), x)
     parts = _split(model)
     if parts is not None:
         a, b = _jitted(parts[0], x, apply=bind(_twice_tree, structure=parts[1]))
     else:
-        program, leaves = _traced(lambda z: (model(z), model(z)), x)
+        program, leaves = _traced(lambda z: (model(z), model(z)), x, differentiated=False)
         a, b = _jitted(leaves, x, apply=bind(_call_program, program=program))
-    f = functional(model, x)
+    f = functional(model, x) if f is None else f
     rows = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], x) for i in range(len(a))]
     alone = jnp.concatenate([_jitted(f.leaves, row, apply=f.apply) for row in rows])
     a, b, alone = (np.asarray(v, np.float64) for v in (a, b, alone))

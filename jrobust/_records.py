@@ -24,7 +24,7 @@ FORMAT = 1
 
 
 class Records:
-    """An open run; `open_records` makes one. ``rows`` maps the index of every example already on disk to its object."""
+    """An open run; `open_records` makes one. ``rows`` maps the index of every example that was on disk then to its object."""
 
     def __init__(self, directory: Path, name: str, rows: dict[int, dict[str, Any]]) -> None:
         self.directory, self.name, self.rows = directory, name, rows
@@ -37,7 +37,6 @@ class Records:
         Raises:
           OSError: the disk is full; what was there before the chunk is kept whole.
         """
-        rows = list(rows)
         data = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows).encode()
         with _disk_full(self.directory):
             for file, *_ in self._arrays.values():
@@ -49,7 +48,6 @@ class Records:
             except OSError:
                 os.ftruncate(self._lines, before)
                 raise
-        self.rows.update((row["i"], json.loads(json.dumps(_plain(row)))) for row in rows)
 
     def array(self, array: str, shape: tuple[int, ...], dtype: Any = np.float32) -> None:
         """Make ready (or reopen) the file of a large array [N, ...] whose rows `write` fills."""

@@ -106,6 +106,27 @@ def test_bounds_attacks_and_radii_agree_on_a_linear_model(key):
     assert np.isinf(ev["bound"].value[~ev["clean"].holds]).all()
 
 
+def test_attacks_and_bounds_of_the_library(key):
+    rng = np.random.default_rng(0)
+    w1, w2 = rng.normal(size=(6, 16)).astype(np.float32), rng.normal(size=(16, 3)).astype(np.float32)
+    x, _ = data(20)
+    oracles = {
+        "pgd": jr.attacks.pgd(steps=5),
+        "ladder": jr.cascade(jr.bounds.ibp(), jr.bounds.crown()),
+        "crown": jr.bounds.crown(),
+        "guess": jr.mix(jr.attacks.fgsm(), jr.bounds.ibp(), 0.5),
+    }
+
+    def net(x):  # ReLU: every bound method has its rules
+        return jax.nn.relu((x - 0.5) @ w1) @ w2
+
+    ev = evaluate(net, x, labels(net, x), threat=jr.sets.linf(0.005), oracles=oracles, key=key)
+    assert not ev.contradictions()
+    assert ev["pgd"].holds.sum() >= ev["ladder"].holds.sum() >= ev["crown"].holds.sum() > 0
+    with pytest.raises(ValueError, match="estimate"):
+        ev["guess"].accuracy()
+
+
 def test_eps_zero_is_clean_and_one_eps_an_example(key):
     model, (x, y) = linear(0), data(30)
     oracles = {
