@@ -50,7 +50,7 @@ def verified(params, eps):
 )
 def test_every_kind_of_training_is_the_same_line(loss):
     _, lines = run(loss)
-    assert lines[-1]["loss"] < 0.3 * lines[0]["loss"]
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
     assert lines[-1]["accuracy"] == 1.0
     assert all(np.isfinite(line["grad_norm"]) for line in lines)
 
