@@ -80,6 +80,8 @@ _INLINED = {
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
+    "call": "call_jaxpr",
+    "composite": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "remat": "jaxpr",
@@ -173,7 +175,7 @@ def _flatten(closed: Any, keep: Mapping[str, Any]) -> Program:
         env |= {v: constant(v, c) for v, c in zip(jaxpr.constvars, getattr(inner, "consts", ()), strict=True)}
 
         def read(atom: Any) -> int:
-            return constant(atom, np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else env[atom]
+            return constant(atom, np.asarray(atom.val, _aval(atom).dtype)) if isinstance(atom, Literal) else env[atom]
 
         for eqn in jaxpr.eqns:
             inputs, name = [read(v) for v in eqn.invars], eqn.primitive.name

@@ -23,7 +23,7 @@ from jrobust.typing import Array
 
 # Affine with coefficients >= 0 (or <= 0): the ends map to the ends.
 defaffine("reshape squeeze transpose rev slice copy stop_gradient reduce_precision convert_element_type", "+", moves)
-defaffine("copy_p optimization_barrier sharding_constraint pvary device_put split unstack expand_dims", "+", moves)
+defaffine("name optimization_barrier sharding_constraint pvary device_put split unstack expand_dims", "+", moves)
 defaffine("neg", "-", moves)
 defaffine("add add_any", "+", joins)
 defaffine("sub", "+-", joins)
@@ -84,7 +84,7 @@ def _mul(eqn: Equation, x: Any, y: Any) -> list[Interval]:
 def _div(eqn: Equation, x: Any, y: Any) -> list[Interval]:
     (a, b), (c, d) = ends(x), ends(y)
     if not isinstance(y, Interval):
-        return [Interval(*_hull(*(eqn.bind([v, c])[0] for v in (a, b))))]
+        return [_hull(*(eqn.bind([v, c])[0] for v in (a, b)))]
     free = (c > 0) | (d < 0)
     c, d = jnp.where(free, c, 1.0), jnp.where(free, d, 1.0)
     quotient = _hull(a / c, a / d, b / c, b / d)
@@ -100,7 +100,7 @@ def _even(lo: Array, hi: Array, f: Any) -> Interval:
 def _power(eqn: Equation, x: Interval) -> list[Interval]:
     y = eqn.params["y"]
     f = lambda v: v ** abs(y)  # noqa: E731
-    positive = _even(*x, f) if y % 2 == 0 else Interval(f(x.lo), f(x.hi))
+    positive = _even(x.lo, x.hi, f) if y % 2 == 0 else Interval(f(x.lo), f(x.hi))
     if y >= 0:
         return [positive]
     free = (x.lo > 0) | (x.hi < 0)
@@ -172,8 +172,8 @@ definterval("select_n", _select)
 defbackward(
     "select_n", lambda mask: not mask[0], lambda eqn, levels: (moves if len(levels) == 1 else copies)(eqn, levels)
 )
-definterval("abs", lambda eqn, x: [_even(*x, lambda v: v)])
-definterval("square", lambda eqn, x: [_even(*x, lambda v: v * v)])
+definterval("abs", lambda eqn, x: [_even(x.lo, x.hi, lambda v: v)])
+definterval("square", lambda eqn, x: [_even(x.lo, x.hi, lambda v: v * v)])
 definterval("integer_pow", _power)
 definterval("gt", lambda eqn, a, b: [_greater(a, b, strict=True)])
 definterval("ge", lambda eqn, a, b: [_greater(a, b, strict=False)])

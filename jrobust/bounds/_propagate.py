@@ -6,12 +6,12 @@ pulls ``c`` back through affine equations by their VJP, and through others (CROW
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jrobust.bounds._interval
 import jrobust.bounds._relaxations  # noqa: F401  (both fill the tables)
@@ -179,34 +179,49 @@ def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[
     return vjp(coefficients), vdot(coefficients, at_zero)
 
 
-def _upper(problem: Problem, env: Env, relaxed: dict[int, Any] | None, start: int, row: Array) -> Array:
-    """An upper bound of ``<row, start>`` over the set; ``relaxed=None`` stops at nonlinear equations."""
+class _Form(NamedTuple):
+    """``<rows, values> + offset``, with the equations from ``upto`` on already pulled through."""
+
+    rows: dict[int, Array]
+    offset: Array
+    upto: int
+
+
+def _pulled(problem: Problem, env: Env, relaxed: dict[int, Any] | None, form: _Form, *, affine_only: bool) -> _Form:
+    """Pull a form back: exactly, up to the first equation that is not affine; or as an upper bound, all the way."""
     program = problem.program
-    rows: dict[int, Array] = {start: row}
-    total = jnp.zeros((), row.dtype)
-    for k, eqn in reversed(list(enumerate(program.equations))):
+    rows, offset = dict(form.rows), form.offset
+    for k in reversed(range(form.upto)):
+        eqn = program.equations[k]
         if not any(o in rows for o in eqn.outputs):
             continue
         mask = _mask(program, eqn)
-        shapes = [program.avals[i] for i, d in zip(eqn.inputs, mask, strict=True) if d]
-        c = [rows.pop(o, jnp.zeros(a.shape, row.dtype)) for o, a in zip(eqn.outputs, eqn.avals, strict=True)]
-        if is_affine(eqn, mask, program.avals):
-            parts = [_pull(_affine(eqn, mask, env), shapes, c)]
-        elif relaxed is not None and k in relaxed:
-            # lower with negative coefficients, upper with positive ones
-            known = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
-            ends = (_filled(side, mask, known) for side in relaxed[k])
-            signed = ([jnp.minimum(ci, 0) for ci in c], [jnp.maximum(ci, 0) for ci in c])
-            parts = [_pull(end, shapes, ci) for end, ci in zip(ends, signed, strict=True)]
-        else:
-            total += sum(_sup(ci, env[o]) for ci, o in zip(c, eqn.outputs, strict=True))
-            continue
+        affine = is_affine(eqn, mask, program.avals)
+        if affine_only and not affine:
+            return _Form(rows, offset, k + 1)
         sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
+        known = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
+        shapes = [program.avals[i] for i in sources]
+        c = [rows.pop(o, jnp.zeros(a.shape, offset.dtype)) for o, a in zip(eqn.outputs, eqn.avals, strict=True)]
+        if affine:
+            parts = [_pull(_filled(_function(eqn), mask, known), shapes, c)]
+        elif relaxed is not None and k in relaxed:
+            signed = [jnp.minimum(ci, 0) for ci in c], [jnp.maximum(ci, 0) for ci in c]
+            parts = [_pull(_filled(side, mask, known), shapes, ci) for side, ci in zip(relaxed[k], signed, strict=True)]
+        else:
+            offset += sum(_sup(ci, env[o]) for ci, o in zip(c, eqn.outputs, strict=True))
+            continue
         for pulled, bias in parts:
-            total += bias
+            offset += bias
             for i, ci in zip(sources, pulled, strict=True):
                 rows[i] = rows[i] + ci if i in rows else ci
-    return total + _support(problem, rows)
+    return _Form(rows, offset, 0)
+
+
+def _upper(problem: Problem, env: Env, relaxed: dict[int, Any] | None, form: _Form) -> Array:
+    """An upper bound of a form over the set; ``relaxed=None`` stops at nonlinear equations."""
+    at_input = _pulled(problem, env, relaxed, form, affine_only=False)
+    return at_input.offset + _support(problem, at_input.rows)
 
 
 def _sup(c: Array, v: Interval) -> Array:
@@ -232,40 +247,43 @@ def _filled(fn: Callable[..., Any], mask: Mask, values: Sequence[Any]) -> Callab
     return of_dependent
 
 
-def _affine(eqn: Equation, mask: Mask, env: Env) -> Callable[..., list[Any]]:
-    fn = (lambda x: x) if eqn.name == "stop_gradient" else (lambda *xs: eqn.bind(xs))
-    return _filled(fn, mask, [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)])
+def _function(eqn: Equation) -> Callable[..., Any]:
+    # the identity in value; its own derivative would drop the rows
+    return (lambda x: x) if eqn.name == "stop_gradient" else (lambda *xs: eqn.bind(xs))
 
 
-def _rows(problem: Problem, i: int, memory: int, one: Callable[[Array], Any]) -> Any:
-    """``one(row)`` for each unit row of value ``i``, as many at a time as the memory allows; the identity is never built."""
+def _rows(problem: Problem, env: Env, i: int, memory: int, one: Callable[[_Form], Any]) -> Any:
+    """``one(form)`` for each entry of value ``i``, as many at a time as the memory allows; the identity is never built."""
     program, aval = problem.program, problem.program.avals[i]
-    n = int(np.prod(aval.shape))
-    widest = max(int(np.prod(program.avals[j].shape)) for j in program.dependent)
+    n = math.prod(aval.shape)
+    widest = max(math.prod(program.avals[j].shape) for j in program.dependent)
     # about three coefficient arrays are alive at a time, for either sign
     chunk = max(1, memory // (6 * widest * aval.dtype.itemsize))
+    upto = 1 + max((k for k, eqn in enumerate(program.equations) if i in eqn.outputs), default=-1)
 
     def at(index: Array) -> Any:
-        return one((jnp.arange(n) == index).astype(aval.dtype).reshape(aval.shape))
+        row = (jnp.arange(n) == index).astype(aval.dtype).reshape(aval.shape)
+        form = _Form({i: row}, jnp.zeros((), aval.dtype), upto)
+        return one(_pulled(problem, env, None, form, affine_only=True))
 
     index = jnp.arange(n)
-    return jax.vmap(at)(index) if n <= chunk else _loops.map(at, index, batch_size=chunk)
+    out = jax.vmap(at)(index) if n <= chunk else _loops.map(at, index, batch_size=chunk)
+    return jax.tree.map(lambda end: end.reshape(aval.shape), out)
 
 
 def one_sided(problem: Problem, env: Env, relaxed: Any, i: int, memory: int) -> Array:
     """Upper bounds of every entry of value ``i`` by backward passes."""
-    return _rows(problem, i, memory, lambda row: _upper(problem, env, relaxed, i, row)).reshape(
-        problem.program.avals[i].shape
-    )
+    return _rows(problem, env, i, memory, lambda form: _upper(problem, env, relaxed, form))
 
 
 def two_sided(problem: Problem, env: Env, relaxed: Any, i: int, memory: int) -> Interval:
-    """Both bounds of every entry of value ``i`` by backward passes."""
+    """Both bounds of every entry of value ``i`` by backward passes, which part where the first nonlinear equation is met."""
 
-    def one(row: Array) -> tuple[Array, Array]:
-        return -_upper(problem, env, relaxed, i, -row), _upper(problem, env, relaxed, i, row)
+    def both(form: _Form) -> Interval:
+        negative = _Form({i: -c for i, c in form.rows.items()}, -form.offset, form.upto)
+        return Interval(-_upper(problem, env, relaxed, negative), _upper(problem, env, relaxed, form))
 
-    return Interval(*(end.reshape(problem.program.avals[i].shape) for end in _rows(problem, i, memory, one)))
+    return _rows(problem, env, i, memory, both)
 
 
 def upper_bounds(fn: Callable[[Any], Any], s: Any, method: Method) -> Array:
