@@ -44,8 +44,6 @@ ESTIMATE = {
     "shrink of a bound": jr.shrink(jr.bounds.ibp(), 0.5),
 }
 
-# attacks that reach the supremum of a linear margin on each norm below
-EXACT_ATTACKS = ("fgsm on the margin", "pgd, momentum", "restarts", "strongest")
 EXACT_BOUNDS = tuple(UPPER)
 
 THREATS = {
