@@ -1,0 +1,139 @@
+"""One row a rule: sampled points and vertices never leave the bounds, on ordinary, degenerate and huge boxes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jrobust as jr
+from jrobust.testing import check_domain
+
+W = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+K = np.random.default_rng(1).normal(size=(3, 2, 3, 3)).astype(np.float32)
+FLAT, IMAGE = (6,), (6, 6, 2)
+
+
+def conv(z, **params):
+    return lax.conv_general_dilated(z.transpose(2, 0, 1)[None], params.pop("kernel", K), **params)
+
+
+def pool(z, op, init, size=(2, 2, 1), stride=(2, 2, 1), padding="VALID"):
+    return lax.reduce_window(z, init, op, size, stride, padding)
+
+
+RULES = {
+    "affine": (FLAT, lambda z: z @ W + 1),
+    "residual": (FLAT, lambda z: z - jnp.mean(z) + z[::-1] / 3),
+    "reshape transpose concatenate": (FLAT, lambda z: jnp.concatenate([z.reshape(2, 3).T.ravel(), -z])),
+    "pad slice": (FLAT, lambda z: jnp.pad(z, (2, 1), constant_values=0.5)[1:7:2]),
+    "gather": (FLAT, lambda z: z[jnp.array([3, 3, 0])]),
+    "dynamic slice": (FLAT, lambda z: lax.dynamic_slice(z, (jnp.sum(jnp.ones(2)).astype(int),), (3,))),
+    "dynamic update": (FLAT, lambda z: lax.dynamic_update_slice(jnp.zeros(8), z[:3] * 2, (1,)) + 1),
+    "scatter": (FLAT, lambda z: jnp.zeros(4).at[jnp.array([1, 1, 2])].add(z[:3])),
+    "cumsum": (FLAT, lambda z: jnp.cumsum(z)),
+    "stack split": (FLAT, lambda z: jnp.stack(jnp.split(z, 3)) @ jnp.ones(2)),
+    "known select": (FLAT, lambda z: jnp.where(jnp.arange(6) % 2 == 0, z, 1 - z)),
+    "stop_gradient": (FLAT, lambda z: lax.stop_gradient(z) * 2 - z),
+    "relu": (FLAT, jax.nn.relu),
+    "leaky": (FLAT, lambda z: jax.nn.leaky_relu(z)),
+    "steep leaky": (FLAT, lambda z: jax.nn.leaky_relu(z, 3.0)),
+    "negative leaky": (FLAT, lambda z: jax.nn.leaky_relu(z, -0.5)),
+    "hand-made leaky": (FLAT, lambda z: jnp.where(z > 0, z, 0.1 * z)),
+    "elu": (FLAT, jax.nn.elu),
+    "abs": (FLAT, jnp.abs),
+    "clip": (FLAT, lambda z: jnp.clip(z, -0.3, 0.4)),
+    "clamp": (FLAT, lambda z: lax.clamp(-0.3, z, 0.4)),
+    "maximum of two": (FLAT, lambda z: jnp.maximum(z[:3], z[3:])),
+    "minimum of two": (FLAT, lambda z: jnp.minimum(z[:3], 1 - z[3:])),
+    "reduce max min": (FLAT, lambda z: jnp.stack([jnp.max(z), jnp.min(z), jnp.max(z[:5]), jnp.min(-2 * z)])),
+    "sort argmax": (FLAT, lambda z: jnp.sort(z) + jnp.argmax(z)),
+    "products": (FLAT, lambda z: jnp.stack([z[0] * z[1], z[0] * z[0], z[:3] @ z[3:]])),
+    "powers": (FLAT, lambda z: jnp.concatenate([z**2, z**3, jnp.square(z)]) / 1e3),
+    "quotients": (FLAT, lambda z: jnp.concatenate([z / -2.0, 1 / (1 + jnp.abs(z)), z / (2 + jnp.abs(z)), (2 + jnp.abs(z)) ** -2])),
+    "smooth": (FLAT, lambda z: jnp.concatenate([jnp.tanh(z), jax.nn.sigmoid(z), jax.nn.softplus(z)])),
+    "exp log sqrt": (FLAT, lambda z: jnp.concatenate([jnp.exp(-jnp.abs(z)), jnp.log(1 + jnp.abs(z)), jnp.sqrt(1 + jnp.abs(z))])),
+    "softmax": (FLAT, lambda z: jax.nn.softmax(jnp.tanh(z))),
+    "comparisons": (FLAT, lambda z: ((z > 0) & (z[::-1] <= 0.2) | ~(z >= 0.5)).astype(float) + (z == 0) + (z != z)),
+    "integers": (FLAT, lambda z: jnp.floor(z).astype(int).astype(float) + jnp.sign(z) + jnp.round(z)),
+    "conv": (IMAGE, lambda z: conv(z, window_strides=(2, 1), padding=[(1, 0), (0, 2)])),
+    "dilated conv": (IMAGE, lambda z: conv(z, window_strides=(1, 1), padding="VALID", rhs_dilation=(2, 1))),
+    "transposed conv": (IMAGE, lambda z: conv(z, window_strides=(1, 1), padding=[(1, 1), (1, 1)], lhs_dilation=(2, 2))),
+    "grouped conv": (IMAGE, lambda z: conv(z, kernel=K[:2, :1], window_strides=(1, 1), padding="SAME", feature_group_count=2)),
+    "max pool": (IMAGE, lambda z: pool(z, lax.max, -jnp.inf)),
+    "padded max pool": (IMAGE, lambda z: pool(z, lax.max, -jnp.inf, (3, 3, 1), (2, 2, 1), "SAME")),
+    "min pool": (IMAGE, lambda z: pool(z, lax.min, jnp.inf)),
+    "average pool": (IMAGE, lambda z: pool(z, lax.add, 0.0) / 4),
+    "batch norm": (IMAGE, lambda z: (z - 0.3) * lax.rsqrt(jnp.array([2.0, 0.5]) + 1e-5) * 1.5 + 0.1),
+}  # fmt: skip
+BOXES = {
+    "ordinary": lambda c: (c - 0.7, c + 0.5),
+    "point": lambda c: (c, c),
+    "from zero": lambda c: (0 * c, 0 * c + 0.5),
+    "to zero": lambda c: (0 * c - 0.5, 0 * c),
+    "symmetric": lambda c: (0 * c - 0.6, 0 * c + 0.6),
+    "tiny": lambda c: (c - 1e-6, c + 1e-6),
+    "huge": lambda c: (0 * c - 1e4, 0 * c + 1e4),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule(name):
+    shape, fn = RULES[name]
+    method = jr.bounds.crown()
+
+    @jax.jit
+    def excess(key, lo, hi):
+        s = jr.sets.box(lo, hi)(0.5 * (lo + hi))
+        below, above = jr.bounds.output_bounds(fn, s, method=method)
+        loose = jr.bounds.output_bounds(fn, s, method=jr.bounds.ibp())
+        k_u, k_v = jax.random.split(key)
+        inner = lo + (hi - lo) * jax.random.uniform(k_u, (300, *shape))
+        ends = jnp.where(jax.random.bernoulli(k_v, 0.5, (200, *shape)), lo, hi)
+        out = jax.vmap(fn)(jnp.concatenate([inner, ends, lo[None], hi[None]]))
+        slack = 1e-5 * (1 + jnp.max(jnp.abs(out), axis=0)) + 2e-6 * jnp.max(jnp.abs(lo))
+        outside = jnp.maximum(jnp.max(out, axis=0) - above, below - jnp.min(out, axis=0)) - slack
+        looser = jnp.maximum(above - loose[1], loose[0] - below) - slack
+        return jnp.max(outside), jnp.max(looser), jnp.any(jnp.isnan(above) | jnp.isnan(below))
+
+    centre = jax.random.normal(jax.random.key(1), shape)
+    lo, hi = (jnp.stack(e) for e in zip(*(box(centre) for box in BOXES.values()), strict=True))
+    outside, looser, nan = jax.vmap(excess)(jax.random.split(jax.random.key(2), len(BOXES)), lo, hi)
+    for i, box in enumerate(BOXES):
+        assert outside[i] <= 0, f"{name}, {box} box: a point leaves the bounds by {outside[i]}"
+        assert looser[i] <= 0, f"{name}, {box} box: crown is looser than ibp by {looser[i]}"
+        assert not nan[i], f"{name}, {box} box: NaN"
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky", "steep leaky", "abs", "clip", "clamp"])
+def test_one_dimensional_rules_are_exact_after_intersection(name):
+    """A piecewise linear function of one entry is bounded by its own extreme values."""
+    _, fn = RULES[name]
+    s = jr.sets.box(-0.5, 0.8)(jnp.full(6, 0.1))
+    lo, hi = jr.bounds.output_bounds(fn, s)
+    grid = jax.vmap(fn)(jnp.linspace(-0.5, 0.8, 1301)[:, None] * jnp.ones(6))
+    np.testing.assert_allclose(jnp.stack([lo, hi]), jnp.stack([grid.min(0), grid.max(0)]), atol=1e-3)
+
+
+@pytest.mark.parametrize("method", [jr.bounds.ibp(), jr.bounds.crown()], ids=lambda m: m.name)
+def test_float64_bounds_lie_within_float32_rounding(method):
+    def bounds(dtype):
+        w = jnp.asarray(W, dtype)
+        s = jr.sets.linf(0.1)(jnp.linspace(-1, 1, 6, dtype=dtype))
+        return jr.bounds.output_bounds(lambda z: jax.nn.relu(jax.nn.relu(z @ w) @ w.T), s, method=method)
+
+    with jax.enable_x64(True):
+        double = bounds(jnp.float64)
+        assert double[0].dtype == jnp.float64
+        double = [np.asarray(end) for end in double]
+    np.testing.assert_allclose(np.stack(bounds(jnp.float32)), np.stack(double), rtol=1e-5, atol=1e-5)
+
+
+def test_the_public_checker_agrees():
+    check_domain(
+        jr.bounds.crown(),
+        RULES["padded max pool"][1],
+        jr.sets.l2(1.0)(jnp.zeros(IMAGE)),
+        key=jax.random.key(0),
+        samples=100,
+    )
