@@ -50,7 +50,7 @@ def sign_test(first: Any, second: Any) -> np.ndarray:
     first, second = np.asarray(first, np.int64), np.asarray(second, np.int64)
     total, most = first + second, np.maximum(first, second)
     upper = np.where(most > 0, bdtrc(most - 1.0, total, 0.5), 1.0)  # P(X >= most)
-    return np.minimum(1.0, 2 * upper)
+    return np.asarray(np.minimum(1.0, 2 * upper))
 
 
 class Accuracy(NamedTuple):

@@ -15,9 +15,7 @@ def unit(x: Array) -> Float[Array, "..."]:
     return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
 
 
-def random_crop_flip(
-    key: PRNGKeyArray, x: Float[Array, "b h w c"], *, pad: int = 4, flip: bool = True
-) -> Float[Array, "b h w c"]:
+def random_crop_flip(key: PRNGKeyArray, x: Array, *, pad: int = 4, flip: bool = True) -> Array:
     """Shift each image by up to ``pad`` pixels (zeros move in) and mirror it left to right with probability 1/2.
 
     Args:

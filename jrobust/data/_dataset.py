@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jrobust.typing import Float, Int
+from jrobust.typing import Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Dataset:
     """
 
     name: str
-    train_x: Float[np.ndarray, "n ..."]
+    train_x: np.ndarray
     train_y: Int[np.ndarray, " n"]
-    test_x: Float[np.ndarray, "m ..."]
+    test_x: np.ndarray
     test_y: Int[np.ndarray, " m"]
     names: tuple[str, ...]
 

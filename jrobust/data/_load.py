@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def load(
     name: str,
     *,
     data_dir: str | os.PathLike[str] | None = None,
-    split: Literal["all", "train", "test"] = "all",
+    split: str = "all",
     raw: bool = False,
 ) -> Dataset:
     """Load a data set by name.
@@ -30,7 +30,7 @@ def load(
     Args:
       name: ``digits`` or a tensorflow_datasets name such as ``mnist``, ``cifar10``.
       data_dir: the tensorflow_datasets directory; ``$TFDS_DATA_DIR`` if not given.
-      split: which split to decode; the other one has length 0.
+      split: all, train or test: which split to decode; the other one has length 0.
       raw: keep uint8 images as uint8; apply `unit` to a batch inside jit. (``digits`` is float32 always.)
 
     Raises:

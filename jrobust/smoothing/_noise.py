@@ -69,7 +69,7 @@ def _gaussian_draw(sigma: Any, key: PRNGKeyArray, x: Array) -> Array:
     return x + sigma * jax.random.normal(key, x.shape, x.dtype)
 
 
-def _gaussian_radius(sigma: float, p: np.ndarray) -> np.ndarray:
+def _gaussian_radius(sigma: float, p: Any) -> Any:
     from scipy.special import ndtri
 
     return sigma * ndtri(p)
