@@ -80,16 +80,18 @@ def worst_case(
         return loss(params, rest, z, y, key=key, train=train)
 
     def at_bounds(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool) -> tuple[Float[Array, " B"], Any]:
-        assert isinstance(loss, Loss)
+        if not isinstance(loss, Loss):
+            raise TypeError("a bound needs a Loss")  # refused above; said again for the reader and the type checker
+        apply = loss
         if train:
             _, rest = loss.outputs(params, rest, x, train=True)
 
         def one(k: Any, xi: Any, yi: Any, t: Threat) -> Float[Array, ""]:
-            f = classification(_one(loss, params, rest), yi)
+            f = classification(_one(apply, params, rest), yi)
             info = oracle.solve(k, f, t(xi)).info
             parts = info.get("parts", info["elements"][None])
             logits = jax.vmap(lambda elements: worst_logits(elements, yi))(parts)
-            losses = loss.reduce(logits, jnp.broadcast_to(yi, parts.shape[:1]))
+            losses = apply.reduce(logits, jnp.broadcast_to(yi, parts.shape[:1]))
             return jnp.vdot(info["weights"], losses) if "weights" in info else losses[0]
 
         return _over_examples(one, threat, key, x, y), rest

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jrobust.typing import Array, PyTree
 
@@ -59,4 +60,4 @@ def stop_gradient(tree: PyTree) -> PyTree:
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is a tracer."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))

@@ -62,7 +62,9 @@ def test_given_starts(key):
     start = _X + 0.1
     at = jr.attacks.pgd(steps=1, step=0.0, start=start).solve(key, F, S)
     np.testing.assert_allclose(at.witness, S.project(start), atol=1e-6)
-    noisy = jr.attacks.pgd(steps=1, step=0.0, start=lambda k, s: s.center + 0.001 * jax.random.normal(k, s.center.shape))
+    noisy = jr.attacks.pgd(
+        steps=1, step=0.0, start=lambda k, s: s.center + 0.001 * jax.random.normal(k, s.center.shape)
+    )
     np.testing.assert_allclose(noisy.solve(key, F, S).witness, _X, atol=0.01)
 
 

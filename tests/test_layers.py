@@ -53,7 +53,9 @@ def test_imports_point_downwards(path):
             other = rest[0]
             if other in FLOOR and other != part:
                 # the checkers in testing.py may look at a wing; wings never look at one another
-                assert FLOOR[other] < FLOOR[part], f"{path.name} (floor {FLOOR[part]}) imports {name} (floor {FLOOR[other]})"
+                assert FLOOR[other] < FLOOR[part], (
+                    f"{path.name} (floor {FLOOR[part]}) imports {name} (floor {FLOOR[other]})"
+                )
         if top in DOORS:
             assert part in DOORS[top], f"{path.name} imports {top}; only {sorted(DOORS[top])} may"
         if name.startswith("jax.extend") or name.startswith("jax._src"):

@@ -124,7 +124,12 @@ def torch_runs(name, params, x, y):
         return pgd.generate(x.transpose(0, 3, 1, 2), y)
 
     runs = {}
-    for label, run in {"bare torch": bare, "torchattacks": torchattacks_run, "foolbox": foolbox_run, "ART": art_run}.items():
+    for label, run in {
+        "bare torch": bare,
+        "torchattacks": torchattacks_run,
+        "foolbox": foolbox_run,
+        "ART": art_run,
+    }.items():
         try:
             run()
             runs[label] = run
@@ -143,23 +148,17 @@ def main():
         y = np.int32(logits.argmax(1))
         arguments = jax.device_put((params, threat, x, y, key))
 
-        def ours(oracle, net=net, arguments=arguments):
-            return jax.block_until_ready(attack(net, oracle, *arguments))
+        def ours(net=net, arguments=arguments, **options):
+            oracle = jr.attacks.pgd(steps=STEPS, step=STEP, **options)
+            return lambda: jax.block_until_ready(attack(net, oracle, *arguments))
 
-        def chained(net=net, params=params, y=y):
-            grad = jax.jit(
-                jax.value_and_grad(lambda z: jnp.sum(jr.objectives.cross_entropy(lambda p, r, a, train: (net(p, a), r))(params, None, z, y)[0]))
-            )
+        def bare(net=net, params=params, y=y):
+            loss = jr.objectives.cross_entropy(lambda p, rest, a, train: (net(p, a), rest))
+            grad = jax.jit(jax.value_and_grad(lambda z: jnp.sum(loss(params, None, z, y)[0])))
             z = jnp.asarray(x)
+            return lambda: [jax.block_until_ready(grad(z)) for _ in range(STEPS)]
 
-            def run():
-                for _ in range(STEPS):
-                    jax.block_until_ready(grad(z))
-
-            return run
-
-        full, stop = jr.attacks.pgd(steps=STEPS, step=STEP), jr.attacks.pgd(steps=STEPS, step=STEP, early_stop=True)
-        runs = {"jrobust": lambda: ours(full), "jrobust, early stop": lambda: ours(stop), "bare value_and_grad x40": chained()}
+        runs = {"jrobust": ours(), "jrobust, early stop": ours(early_stop=True), "bare value_and_grad x40": bare()}
         runs |= torch_runs(name, params, x, y)
         seconds = interleaved(runs)
         print(f"{name}: PGD-{STEPS}, {N} examples")

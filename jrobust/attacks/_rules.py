@@ -30,4 +30,4 @@ def steepest(*, relative: bool = False) -> optax.GradientTransformationExtraArgs
         del params, extra
         return set.steepest(jax.tree.map(jnp.negative, updates), relative=relative), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

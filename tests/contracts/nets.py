@@ -1,5 +1,7 @@
 """Eight shapes of random nets for one example [6, 6, 2] -> [4], as ``(init(key) -> params, net(params, z) -> logits)``."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,14 +11,16 @@ SHAPE, CLASSES = (6, 6, 2), 4
 
 def _draw(shapes):
     def init(key):
-        keys = jax.random.split(key, len(shapes))
-        return [jax.random.normal(k, s) * (2.0 / max(1, int(jnp.prod(jnp.array(s[:-1]))))) ** 0.5 for k, s in zip(keys, shapes, strict=True)]
+        drawn = zip(jax.random.split(key, len(shapes)), shapes, strict=True)
+        return [jax.random.normal(k, s) * (2.0 / max(1, math.prod(s[:-1]))) ** 0.5 for k, s in drawn]
 
     return init
 
 
 def _conv(z, w, stride=1, padding="SAME"):
-    return lax.conv_general_dilated(z[None], w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
+    return lax.conv_general_dilated(z[None], w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))[
+        0
+    ]
 
 
 def _pool(z, op, init):

@@ -102,4 +102,6 @@ def test_a_plain_callable_loss_is_attacked(key):
         return jnp.sum((x @ params.T) ** 2, axis=-1), rest
 
     robust = jr.worst_case(plain, jr.sets.linf(_EPS), jr.attacks.pgd(steps=5))
-    assert bool(jnp.all(robust(_W, None, _X, _Y, key=key, train=True)[0] > plain(_W, None, _X, _Y, key=key, train=True)[0]))
+    assert bool(
+        jnp.all(robust(_W, None, _X, _Y, key=key, train=True)[0] > plain(_W, None, _X, _Y, key=key, train=True)[0])
+    )

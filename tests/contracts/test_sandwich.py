@@ -55,7 +55,9 @@ def check(shape, norm, draws, seed):
     assert float(seen["crown"].mean()) <= float(seen["ibp"].mean()) + 1e-4, where
     # the attack climbs: it is at least as good as random search nearly everywhere
     beaten = seen["attacked"] < seen["sampled"].max(1) - 1e-3
-    assert float(beaten.mean()) <= 0.2 or draws < 10, f"{where}: random samples beat the attack on {float(beaten.mean()):.0%}"
+    assert float(beaten.mean()) <= 0.2 or draws < 10, (
+        f"{where}: random samples beat the attack on {float(beaten.mean()):.0%}"
+    )
 
 
 @pytest.mark.parametrize("norm", THREATS)

@@ -36,7 +36,14 @@ def test_lp_support_and_projection_against_slsqp(p):
     top = minimize(lambda z: -c @ z, x, bounds=[(0, 1)] * 4, constraints=ball, method="SLSQP", options={"ftol": 1e-12})
     np.testing.assert_allclose(s.support(jnp.asarray(c, jnp.float32)), -top.fun, atol=1e-4)
     v = x + 2 * c
-    near = minimize(lambda z: np.sum((z - v) ** 2), x, bounds=[(0, 1)] * 4, constraints=ball, method="SLSQP", options={"ftol": 1e-12})
+    near = minimize(
+        lambda z: np.sum((z - v) ** 2),
+        x,
+        bounds=[(0, 1)] * 4,
+        constraints=ball,
+        method="SLSQP",
+        options={"ftol": 1e-12},
+    )
     np.testing.assert_allclose(s.project(jnp.asarray(v, jnp.float32)), near.x, atol=2e-3)
 
 
