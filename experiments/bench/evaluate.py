@@ -14,7 +14,7 @@ import jrobust as jr
 from experiments.bench.pgd import NETS, STEPS, attack, interleaved
 
 N, BATCH = 512, 256
-EPS = {"dense 784-1024-1024-10": 0.008, "small CNN": 0.03}
+EPS = {"dense 784-1024-1024-10": 0.008, "small CNN": 0.015}
 
 
 def main():
