@@ -32,13 +32,6 @@ class _Axis(NamedTuple):
         return max(0, (self.low + dilated + self.high - span) // self.stride + 1)
 
 
-class _Phase(NamedTuple):
-    """The outputs ``phase, phase + period, ...`` of an axis: the taps that meet no dilation hole, and where they read."""
-
-    taps: range
-    starts: tuple[int, ...]
-
-
 def conv_as_dot(
     lhs: Array,
     rhs: Array,
@@ -56,7 +49,8 @@ def conv_as_dot(
 ) -> Array | None:
     """The value of ``lax.conv_general_dilated`` (its primitive's parameters), from slices and a dot.
 
-    A forward or input-gradient convolution has few kernel taps: one strided slice per tap, concatenated along channels. A
+    A forward convolution has few kernel taps: one strided slice per tap, concatenated along channels, then the dot. An input
+    gradient has them too, but a dilated input or fewer channels out than in: the dot first, then one shifted sum per tap. A
     weight gradient has few output positions: one slice of the input per position, each dotted with the whole kernel.
 
     Returns:
@@ -78,12 +72,6 @@ def conv_as_dot(
     taps, positions = math.prod(a.kernel for a in axes), math.prod(a.out for a in axes)
     if min(taps, positions) > _MAX_SLICES or 0 in (taps, positions, lhs.size, rhs.size):
         return None
-    if not all(
-        any(phase.taps for phase in _phases(a)) for a in axes
-    ):  # every tap falls into a hole of the dilated input
-        out_names = _named(out_spec, list(range(len(out_spec))))
-        shape = [lhs.shape[lhs_spec[0]] // batch_group_count, rhs.shape[rhs_spec[0]], *(a.out for a in axes)]
-        return jnp.zeros([shape[i] for i in out_names], preferred_element_type or lhs.dtype)
     groups = feature_group_count * batch_group_count  # XLA allows one of them to differ from 1
     spatial = [f"s{i}" for i in range(len(axes))]
     lhs_names, rhs_names = _named(lhs_spec, ["b", "c", *spatial]), _named(rhs_spec, ["o", "c", *spatial])
@@ -91,10 +79,17 @@ def conv_as_dot(
         lhs, lhs_names = _split(lhs, lhs_names, "c" if feature_group_count > 1 else "b", groups)
         rhs, rhs_names = _split(rhs, rhs_names, "o", groups)
     kind = {"precision": precision, "preferred_element_type": preferred_element_type}
-    if taps <= positions:
-        out, names = _by_taps(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind)
+    inputs, outputs = lhs.shape[lhs_names.index("c")], rhs.shape[rhs_names.index("o")]
+    dilated, strided = any(a.lhs_dilation > 1 for a in axes), any(a.stride > 1 for a in axes)
+    if taps > positions:
+        form = _by_positions
+    elif groups > 1 and inputs == 1:
+        form = _by_products
+    elif taps > 1 and not strided and (dilated or outputs < inputs):
+        form = _by_scatter
     else:
-        out, names = _by_positions(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind)
+        form = _by_taps
+    out, names = form(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind)
     wanted = _named(out_spec, ["b", "o", *spatial])
     if groups > 1:
         wanted.insert(wanted.index("o"), "g")
@@ -107,56 +102,55 @@ def conv_as_dot(
 
 
 def _by_taps(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[Array, list[str]]:
-    """Patches [.., out spatial, taps * c] times kernel [taps * c, o], one product per phase of the input's dilation."""
-    # a convolution over a dilated input is, for outputs of one residue, a short convolution over the input itself
-    phases = [_phases(a) for a in axes]
-    counts = [-(-a.out // len(p)) for a, p in zip(axes, phases, strict=True)]
-    strides = [len(p) * a.stride // a.lhs_dilation for a, p in zip(axes, phases, strict=True)]
-    config = [(0, 0, 0)] * lhs.ndim
-    shift = []
-    for name, a, phase, count, stride in zip(spatial, axes, phases, counts, strides, strict=True):
-        starts = [start for p in phase for start in p.starts]
-        low = max(0, -min(starts))
-        high = max(0, max(starts) + (count - 1) * stride + 1 - a.size)
-        config[lhs_names.index(name)] = (low, high, 0)
-        shift.append(low)
-    padded = _pad(lhs, config)
-    channels = lhs_names.index("c")
-    places = [lhs_names.index(name) for name in spatial]
-    depthwise = "g" in lhs_names and lhs.shape[channels] == 1
-    kernel_names = [*spatial, "c", *(["g"] if "g" in rhs_names else []), "o"]
-    kernel = _transpose(rhs, rhs_names, kernel_names)
-    parts, names = [], []
-    for combination in itertools.product(*phases):
-        slices = [
-            _window(padded, places, [s + low for s, low in zip(starts, shift, strict=True)], counts, strides)
-            for starts in itertools.product(*(p.starts for p in combination))
-        ]
-        if not slices:
-            parts.append(None)
-            continue
-        part = kernel
-        for axis, phase in enumerate(combination):
-            part = lax.slice_in_dim(part, phase.taps[0], phase.taps[-1] + 1, phase.taps.step, axis)
-        part = part.reshape(-1, *part.shape[len(spatial) + 1 :])
-        if depthwise:
-            result, names = _multiply_add(slices, lhs_names, part, kind)
-        else:
-            patches = slices[0] if len(slices) == 1 else lax.concatenate(slices, channels)
-            result, names = _dot(patches, lhs_names, part, kernel_names[len(spatial) :], kind)
-        parts.append(result)
-    like = next(p for p in parts if p is not None)
-    parts = [jnp.zeros_like(like) if p is None else p for p in parts]
-    return _interleave(parts, [names.index(n) for n in spatial], [len(p) for p in phases], [a.out for a in axes]), names
+    """Patches [.., out spatial, taps * c] times kernel [taps * c, o]."""
+    groups = [n for n in rhs_names if n == "g"]
+    kernel = _transpose(rhs, rhs_names, [*spatial, "c", *groups, "o"])
+    kernel = kernel.reshape(-1, *kernel.shape[len(spatial) + 1 :])
+    windows = _tap_windows(lhs, lhs_names, axes, spatial)
+    patches = windows[0] if len(windows) == 1 else lax.concatenate(windows, lhs_names.index("c"))
+    return _dot(patches, lhs_names, kernel, ["c", *groups, "o"], kind)
+
+
+def _by_scatter(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[Array, list[str]]:
+    """Product first, [.., in spatial, taps * o], then every tap's share added where it belongs: an input gradient's form."""
+    groups = [n for n in rhs_names if n == "g"]
+    kernel = _transpose(rhs, rhs_names, ["c", *groups, *spatial, "o"])
+    outputs = kernel.shape[-1]
+    shares, names = _dot(
+        lhs, lhs_names, kernel.reshape(*kernel.shape[: 1 + len(groups)], -1), ["c", *groups, "o"], kind
+    )
+    total = None
+    for i, taps in enumerate(itertools.product(*(range(a.kernel) for a in axes))):
+        share = lax.slice_in_dim(shares, i * outputs, (i + 1) * outputs, axis=shares.ndim - 1)
+        config = [(0, 0, 0)] * share.ndim
+        for name, a, tap in zip(spatial, axes, taps, strict=True):  # input i lands on output i * lhs_dilation + low
+            low = a.low - tap * a.rhs_dilation
+            config[names.index(name)] = (low, a.out - (a.size - 1) * a.lhs_dilation - 1 - low, a.lhs_dilation - 1)
+        share = _pad(share, config)
+        total = share if total is None else total + share
+    assert total is not None
+    return total, names
+
+
+def _by_products(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[Array, list[str]]:
+    """One input channel per group: sum over taps of products, which fuses; a batch of tiny dots does not."""
+    kept = [n for n in lhs_names if n not in ("c", "g")]
+    kernel = _transpose(rhs, rhs_names, [*spatial, "c", "g", "o"])
+    result = kind["preferred_element_type"] or lhs.dtype
+    wide = jnp.promote_types(result, jnp.float32) if jnp.issubdtype(result, jnp.floating) else result
+    total = None
+    windows = _tap_windows(lhs, lhs_names, axes, spatial)
+    for window, weights in zip(windows, kernel.reshape(-1, *kernel.shape[-2:]), strict=True):  # weights [g, o]
+        window = _transpose(window, lhs_names, [*kept, "g", "c"])  # c has size 1 and broadcasts against o
+        term = window.astype(wide) * weights.astype(wide)
+        total = term if total is None else total + term
+    assert total is not None
+    return total.astype(result), [*kept, "g", "o"]
 
 
 def _by_positions(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[Array, list[str]]:
     """The window of every output position, concatenated along the batch, contracted with the whole kernel."""
-    config = [(0, 0, 0)] * lhs.ndim
-    for name, a in zip(spatial, axes, strict=True):
-        config[lhs_names.index(name)] = (a.low, a.high, a.lhs_dilation - 1)
-    padded = _pad(lhs, config)
-    places = [lhs_names.index(name) for name in spatial]
+    padded, places = _padded(lhs, lhs_names, axes, spatial)
     batch = lhs_names.index("b")
     windows = [
         _window(padded, places, starts, [a.kernel for a in axes], [a.rhs_dilation for a in axes])
@@ -169,51 +163,21 @@ def _by_positions(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[
     return out, [*names[:b], *spatial, *names[b:]]
 
 
-def _phases(axis: _Axis) -> list[_Phase]:
-    """Outputs modulo the period after which the same taps fall on the input's own points."""
-    phases = []
-    for first in range(axis.lhs_dilation // math.gcd(axis.lhs_dilation, axis.stride)):
-        reads = [first * axis.stride + k * axis.rhs_dilation - axis.low for k in range(axis.kernel)]
-        taps = [k for k, read in enumerate(reads) if read % axis.lhs_dilation == 0]
-        step = taps[1] - taps[0] if len(taps) > 1 else 1
-        among = range(taps[0], taps[-1] + 1, step) if taps else range(0)
-        phases.append(_Phase(among, tuple(reads[k] // axis.lhs_dilation for k in among)))
-    return phases
+def _padded(lhs, lhs_names, axes, spatial) -> tuple[Array, list[int]]:
+    """The input with its padding and dilation, and where its spatial axes are."""
+    places = [lhs_names.index(name) for name in spatial]
+    config = [(0, 0, 0)] * lhs.ndim
+    for place, a in zip(places, axes, strict=True):
+        config[place] = (a.low, a.high, a.lhs_dilation - 1)
+    return _pad(lhs, config), places
 
 
-def _interleave(parts: list[Array], places: list[int], periods: list[int], sizes: list[int]) -> Array:
-    """Outputs of all phases (last axis fastest) woven together along ``places`` and cut to ``sizes``."""
-    out = parts[0]
-    if len(parts) > 1:
-        shape = out.shape
-        woven = jnp.stack(parts).reshape(*periods, *shape)
-        order, merged = [], []
-        for axis in range(len(shape)):
-            order.append(len(periods) + axis)
-            merged.append(shape[axis])
-            if axis in places:
-                order.append(places.index(axis))
-                merged[-1] *= periods[places.index(axis)]
-        out = woven.transpose(order).reshape(merged)
-    for place, size in zip(places, sizes, strict=True):
-        out = lax.slice_in_dim(out, 0, size, axis=place)
-    return out
-
-
-def _multiply_add(
-    slices: list[Array], names: list[str], kernel: Array, kind: dict[str, Any]
-) -> tuple[Array, list[str]]:
-    """One input channel per group: sum over taps of products, which fuses; a batch of tiny dots does not."""
-    kept = [n for n in names if n not in ("c", "g")]
-    result = kind["preferred_element_type"] or slices[0].dtype
-    wide = jnp.promote_types(result, jnp.float32) if jnp.issubdtype(result, jnp.floating) else result
-    total = None
-    for window, weights in zip(slices, kernel, strict=True):  # weights [g, o]
-        window = _transpose(window, names, [*kept, "g", "c"])  # c has size 1 and broadcasts against o
-        term = window.astype(wide) * weights.astype(wide)
-        total = term if total is None else total + term
-    assert total is not None
-    return total.astype(result), [*kept, "g", "o"]
+def _tap_windows(lhs, lhs_names, axes, spatial) -> list[Array]:
+    """What every tap of the kernel reads, at all outputs."""
+    padded, places = _padded(lhs, lhs_names, axes, spatial)
+    counts, strides = [a.out for a in axes], [a.stride for a in axes]
+    offsets = itertools.product(*(range(0, a.kernel * a.rhs_dilation, a.rhs_dilation) for a in axes))
+    return [_window(padded, places, starts, counts, strides) for starts in offsets]
 
 
 def _dot(

@@ -19,21 +19,8 @@ from jrobust.typing import PyTree
 
 # Primitives that only run the jaxprs among their parameters, on arrays: safe to run with rewritten ones.
 _CALLS = frozenset(
-    [
-        "jit",
-        "pjit",
-        "closed_call",
-        "core_call",
-        "remat",
-        "remat2",
-        "checkpoint",
-        "custom_jvp_call",
-        "custom_vjp_call",
-        "custom_vjp_call_jaxpr",
-        "scan",
-        "while",
-        "cond",
-    ]
+    {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "scan", "while", "cond"}
+    | {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 )
 
 

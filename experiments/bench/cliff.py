@@ -61,16 +61,16 @@ def build(name):
     return ((kernels, dense), x), steps, {"forward": forward, "input gradient": ascend, "weight gradient": train}
 
 
-def measure(programs, repeats):
+def measure(programs, repeats, clock):
     """Median seconds of each program, their runs interleaved."""
     for run in programs.values():
         jax.block_until_ready(run())
     times = {name: [] for name in programs}
     for _ in range(repeats):
         for name, run in programs.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(run())
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: statistics.median(t) for name, t in times.items()}
 
 
@@ -88,7 +88,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--no-contrast", action="store_true", help="leave out lax.scan with native convolutions")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="processor time of all threads: for a machine that others load"
+    )
     args = parser.parse_args()
+    clock = time.process_time if args.cpu_time else time.perf_counter
     print(f"jax {jax.__version__}, {jax.default_backend()}; medians of {args.repeats}; seconds per step, then ratios")
     print(
         f"{'net':6} {'form':16} {'native':>9} {'as dots':>9} {'_loops':>9} | _loops/dots  _loops/native  lax.scan/native"
@@ -104,7 +108,7 @@ def main():
             }
             if not args.no_contrast:
                 programs["lax"] = partial(jax.jit(partial(loop, lax.scan, step, steps)), state)
-            t = {name: s / steps for name, s in measure(programs, args.repeats).items()}
+            t = {name: s / steps for name, s in measure(programs, args.repeats, clock).items()}
             contrast = f"{t['lax'] / t['native']:10.2f}" if "lax" in t else ""
             print(
                 f"{net:6} {form:16} {t['native']:9.4f} {t['dots']:9.4f} {t['loops']:9.4f} |"
