@@ -94,7 +94,8 @@ def _window(eqn: Equation, x: Interval, *, sign: int) -> Pair:
     p = eqn.params
     size, stride, dilation = p["window_dimensions"], p["window_strides"], p["window_dilation"]
     # padding never wins: every window also holds a true entry, and none lies below the least lower bound
-    fill = jnp.min(sign * x.lo if sign > 0 else sign * x.hi)
+    # (so it carries no gradient; JAX 0.10 cannot transpose a pad in its padding value alone)
+    fill = lax.stop_gradient(jnp.min(sign * x.lo if sign > 0 else sign * x.hi))
     padding = [(lo, hi, base - 1) for (lo, hi), base in zip(p["padding"], p["base_dilation"], strict=True)]
 
     def stack(z: Array) -> Array:
