@@ -43,7 +43,7 @@ def verified(params, eps):
     [
         LOSS,
         jr.worst_case(LOSS, THREAT, jr.attacks.pgd(steps=3)),
-        jr.worst_case(LOSS, THREAT, jr.bounds.ibp()),
+        jr.worst_case(LOSS, THREAT.family(0.03), jr.bounds.ibp()),
         training.blend((0.5, LOSS), (0.5, jr.worst_case(LOSS, THREAT, jr.attacks.fgsm()))),
     ],
     ids=["natural", "pgd", "ibp", "blend"],

@@ -1,0 +1,68 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jrobust as jr
+from jrobust.cli._train import Train
+
+SMALL = Train(model="mlp", epochs=2, batch_size=256, attack_steps=2, quiet=True)
+
+
+@pytest.mark.parametrize("method", ["natural", "pgd", "ibp"])
+def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
+    config = dataclasses.replace(SMALL, method=method, out=str(tmp_path / "run"), ema=method == "pgd")
+    run = config.run()
+    said = capsys.readouterr().out
+    assert "2 epochs" in said
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    data = jr.data.load("digits", split="test")
+    right = jnp.mean(jnp.argmax(jr.training.load(run)(jnp.asarray(data.test_x)), -1) == data.test_y)
+    assert lines[-1]["test_accuracy"] == pytest.approx(float(right))
+    written = json.loads((run / "config.json").read_text())
+    assert (written["dataset"], written["method"], written["train_n"]) == (
+        "digits",
+        method,
+        len(jr.data.load("digits").train_x),
+    )
+    assert written["eps_multiplier"] == (1.5 if method == "ibp" else 1.0)
+    with pytest.raises(ValueError, match="already holds a run"):
+        config.run()
+    with pytest.raises(ValueError, match=r"holds another run: lr was 0.001 and is now 0.002"):
+        dataclasses.replace(config, lr=0.002, resume=True).run()
+    before = jax.tree.leaves(jr.nnx.functional(jr.training.load(run)).params)
+    dataclasses.replace(config, resume=True).run()
+    after = jax.tree.leaves(jr.nnx.functional(jr.training.load(run)).params)
+    assert all(bool((a == b).all()) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"method": "ibpp"}, "unknown method 'ibpp'; there are natural, pgd, ibp"),
+        ({"eps": -0.1}, "eps is >= 0"),
+        ({"eps": float("nan")}, "eps is >= 0 and finite, got nan"),
+        ({"epochs": 0}, "epochs is >= 1"),
+        ({"batch_size": 0}, "batch_size is >= 1"),
+        ({"batch_size": 100_000}, "batch_size lies between 1 and the number of examples"),
+        ({"lr": 0.0}, "lr is > 0"),
+        ({"warmup": 0.8}, "warmup [+] ramp <= 1"),
+        ({"kappa": 2.0}, "kappa lies in"),
+        ({"seed": -1}, "seed lies in"),
+        ({"model": "cnn-smal"}, "did you mean 'cnn-small'"),
+        ({"dataset": "digit"}, "did you mean 'digits'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, change, says):
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(SMALL, out=str(tmp_path / "run"), **change).run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_eps_zero_trains_as_natural_training_does(tmp_path):
+    config = dataclasses.replace(SMALL, epochs=1, eps=0.0)
+    runs = {m: dataclasses.replace(config, method=m, out=str(tmp_path / m)).run() for m in ("natural", "pgd")}
+    natural, pgd = (jax.tree.leaves(jr.nnx.functional(jr.training.load(run)).params) for run in runs.values())
+    assert all(bool(jnp.allclose(a, b, atol=1e-5)) for a, b in zip(natural, pgd, strict=True))
