@@ -54,7 +54,7 @@ def avals(closed: ClosedJaxpr) -> list[jax.ShapeDtypeStruct]:
 def subjaxprs(params: dict[str, Any]) -> list[Jaxpr]:
     """The jaxprs among an equation's parameters, alone or in a tuple, opened."""
     parts = [p for value in params.values() for p in (value if isinstance(value, tuple) else (value,))]
-    return [getattr(p, "jaxpr", p) for p in parts if isinstance(p, ClosedJaxpr | Jaxpr)]
+    return [p.jaxpr if isinstance(p, ClosedJaxpr) else p for p in parts if isinstance(p, ClosedJaxpr | Jaxpr)]
 
 
 def map_jaxprs(fn: Callable[[ClosedJaxpr], ClosedJaxpr], params: dict[str, Any]) -> dict[str, Any]:
