@@ -38,7 +38,7 @@ def _uri(figure: Any, kind: str = "svg") -> str:
     if kind == "svg":
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
         return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-    figure.savefig(buffer, format="png", dpi=140)
+    figure.savefig(buffer, format="png", dpi=140, transparent=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -87,6 +87,7 @@ def sandwich(sections: Sequence[Section]) -> str | None:
             )
         axes.set(xlabel=f"{threat} radius", ylim=(-0.03, 1.03))
         axes.set_title(title, fontsize=11, loc="left")
+        axes.locator_params(axis="x", nbins=5)
         _tidy(axes)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy")

@@ -83,7 +83,8 @@ def _table(rows: Sequence[Row]) -> str:
     body, before = [], None
     for r in rows:
         value, interval = cells(r)
-        side = f'<span class="side {escape(r.side)}">{escape(r.side)}</span>'
+        proof = r.quantity == "radius" and r.side == "lower"  # coloured as what it is: a radius is proven from below
+        side = f'<span class="side {"upper" if proof else escape(r.side)}">{escape(r.side)}</span>'
         texts = [
             escape(r.model if r.model != before else ""), escape(r.name), escape(threat_of(r)), side, value, interval,
             f"{r.n}", f"{r.confidence:g}", f"{r.seed}",

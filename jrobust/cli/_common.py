@@ -1,0 +1,155 @@
+"""What the commands share: oracles by name, models and data from what was typed, tables, where a result came from."""
+
+import difflib
+import importlib
+import inspect
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jrobust as jr
+from jrobust.evaluation import Row
+from jrobust.evaluation._report import cells, threat_of
+
+NORMS: dict[str, Callable[..., Any]] = {"linf": jr.sets.linf, "l2": jr.sets.l2, "l1": jr.sets.l1}
+
+
+def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any]:
+    """The oracles behind names; "clean" needs none.
+
+    Raises:
+      ValueError: an unknown name; the nearest is suggested.
+    """
+    known: dict[str, Callable[[], Any]] = {
+        "clean": lambda: None,
+        "fgsm": jr.attacks.fgsm,
+        "pgd": lambda: jr.restarts(jr.attacks.pgd(steps=steps), restarts),
+        "ibp": jr.bounds.ibp,
+        "crown-ibp": jr.bounds.crown_ibp,
+        "crown": jr.bounds.crown,
+    }
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
+            hint = f" did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown oracle {name!r};{hint} there are {', '.join(known)}")
+    return {name: known[name]() for name in dict.fromkeys(names) if name != "clean"}
+
+
+def load_model(path: str) -> Callable[[Any], Any]:
+    """The model behind ``pkg.module:function``; the current directory is searched too.
+
+    Raises:
+      ValueError: it cannot be found.
+    """
+    if path.endswith(".onnx"):
+        raise ValueError(f"--model {path}: ONNX files cannot be read yet; give pkg.module:function")
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"--model is pkg.module:function, got {path!r}")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        model = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--model {path}: {error}") from error
+    for part in name.split("."):
+        if not hasattr(model, part):
+            raise ValueError(f"--model {path}: {module} has no {name}")
+        model = getattr(model, part)
+    if not callable(model):
+        raise ValueError(f"--model {path}: it is a {type(model).__name__}, not a function x[B, ...] -> logits[B, K]")
+    return model
+
+
+def load_array(path: str, flag: str) -> np.ndarray:
+    """An array from a .npy file, never unpickled."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{flag} {path}: no such file") from None
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{flag} {path} is no plain .npy array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{flag} {path} holds several arrays (.npz); give one .npy file")
+    return array
+
+
+def load_run(
+    run: str, split: str, n: int | None, data_dir: str | None
+) -> tuple[Any, np.ndarray, np.ndarray, dict[str, Any]]:
+    """A trained model with the examples of one split of its data set, and its config."""
+    config = jr.training.read_config(run)
+    name = config.get("dataset")
+    if not isinstance(name, str):
+        raise ValueError(f"{run} does not say which data set it was trained on; give --model with --x and --y instead")
+    if split not in ("test", "train"):
+        raise ValueError(f"--split is test or train, not {split!r}")
+    model = jr.training.load(run)
+    data = jr.data.load(name, data_dir=data_dir or config.get("data_dir"), split=split)
+    x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x, data.train_y)
+    return model, *first(x, y, n, flag), config
+
+
+def first(x: np.ndarray, y: np.ndarray, n: int | None, flag: str = "--n") -> tuple[np.ndarray, np.ndarray]:
+    """The first ``n`` examples (all, where there are fewer or n is None)."""
+    if n is not None and n < 1:
+        raise ValueError(f"{flag} must be >= 1, got {n}")
+    return x[:n], y[:n]
+
+
+def versions() -> dict[str, str]:
+    """Of what computed a result."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {"jrobust": jr.__version__, **{n: version(n) for n in names}, "python": platform.python_version()}
+
+
+def command_of(name: str, config: Mapping[str, Any], function: Callable[..., Any]) -> str:
+    """The command line that makes a result again, options at their default left out."""
+    words = ["jrobust", name]
+    for option, parameter in inspect.signature(function).parameters.items():
+        value = config.get(option)
+        if value is not None and value != parameter.default:
+            words += ["--" + option.replace("_", "-"), *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join(words)
+
+
+def show(rows: Sequence[Row], notes: Sequence[str] = (), title: str | None = None) -> None:
+    """The table on stdout: every number with its n, side, interval and confidence."""
+    from rich.console import Console
+    from rich.table import Table
+
+    width = None if sys.stdout.isatty() else 160  # in a file a line is a row
+    console = Console(width=width)
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in ("model", "method", "threat"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("side")
+    for column in ("value", "interval", "n", "confidence"):
+        table.add_column(column, justify="right", no_wrap=True)
+    colours = {"lower": "red", "upper": "green", "exact": "default"}
+    before = None
+    for r in rows:
+        if before not in (None, r.model):
+            table.add_section()
+        colour = "green" if r.quantity == "radius" else colours.get(r.side, "default")
+        value, interval = cells(r)
+        table.add_row(
+            r.model if r.model != before else "", r.name, threat_of(r), f"[{colour}]{r.side}[/]", value,
+            interval.replace("[", "\\["), str(r.n), f"{r.confidence:g}",
+        )  # fmt: skip
+        before = r.model
+    console.print(table)
+    for note in notes:
+        console.print(note, style="bold red", markup=False)
+
+
+def say(message: str) -> None:
+    """A line on stderr: what is going on."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,129 @@
+"""``jrobust evaluate``: oracles over a data set, at some radii."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jrobust as jr
+from jrobust.cli import _common
+from jrobust.evaluation import Curve, Gallery, Section, rows_of
+from jrobust.evaluation._sections import notes_of
+
+
+def evaluate(
+    *,
+    run: str | None = None,
+    model: str | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    oracle: tuple[str, ...] = ("clean", "pgd", "crown-ibp"),
+    eps: tuple[float, ...] = (),
+    norm: Literal["linf", "l2", "l1"] = "linf",
+    n: int | None = None,
+    split: Literal["test", "train"] = "test",
+    data_dir: str | None = None,
+    steps: int = 20,
+    restarts: int = 5,
+    batch_size: int = 256,
+    seed: int = 0,
+    out: str | None = None,
+    quiet: bool = False,
+) -> Section:
+    """Attack and certify a model: a run of ``jrobust train`` (--run), or a function of yours on your arrays (--model, --x, --y).
+
+    Every number is printed with its n, its side (an attack bounds robust accuracy from above, a proof from below), its interval
+    and its confidence. With results on disk (--run, or --out) the same command goes on where it was interrupted.
+
+    Args:
+      run: directory of a training run.
+      model: pkg.module:function, where function(x[B, ...]) gives logits [B, K]; instead of --run.
+      x: .npy file of inputs [N, ...] in [0, 1], for --model.
+      y: .npy file of integer labels [N], for --model.
+      oracle: clean; attacks: fgsm, pgd; proofs: ibp (fast, loose), crown-ibp, crown (tight, slow).
+      eps: radii in input units, as many as you like; by default the run's own.
+      norm: of the perturbation.
+      n: only the first N examples.
+      split: of the run's data set.
+      data_dir: tensorflow_datasets directory of the run's data set; by default as in training, or $TFDS_DATA_DIR.
+      steps: of pgd.
+      restarts: of pgd, each from a random start.
+      batch_size: examples at once.
+      seed: of the attacks.
+      out: directory for the results; by default one inside the run (none with --model).
+      quiet: no progress bar.
+    """
+    config: dict[str, Any] = {"command": "evaluate", **locals()}
+    oracles = _common.oracles(oracle, steps=steps, restarts=restarts)
+    net, xs, ys, trained = _subject(run, model, x, y, split, n, data_dir)
+    radii = tuple(sorted(set(eps))) or ((float(trained["eps"]),) if "eps" in trained else ())
+    if not radii:
+        raise ValueError("give at least one radius, such as --eps 0.1")
+    threat = _common.NORMS[norm](0.0, clip=(0, 1))
+    config |= {"eps": radii}
+    folder = _folder(out, run, config)
+    if folder is not None:
+        jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
+    curve = jr.evaluation.curve(
+        net, xs, ys, threat=threat, eps=radii, oracles=oracles, key=jax.random.key(seed), batch_size=batch_size,
+        out=folder, progress=not quiet,
+    )  # fmt: skip
+    title = Path(run).name if run is not None else str(model)
+    section = Section(
+        title,
+        rows_of(curve, model=title, seed=seed),
+        gallery=gallery_of(curve, net, xs, ys),
+        command=_common.command_of("evaluate", config, evaluate),
+        versions=_common.versions(),
+        config=config,
+        notes=notes_of(curve),
+    )
+    _common.show(section.rows, section.notes)
+    if folder is not None:
+        section.save(folder)
+        print(f"saved in {folder}; next: jrobust report {folder}")
+    return section
+
+
+def _subject(
+    run: str | None, model: str | None, x: str | None, y: str | None, split: str, n: int | None, data_dir: str | None
+) -> tuple[Any, np.ndarray, np.ndarray, Mapping[str, Any]]:
+    if (run is None) == (model is None):
+        raise ValueError("give either --run DIR, or --model pkg.module:function with --x X.npy --y Y.npy")
+    if run is not None:
+        if x is not None or y is not None:
+            raise ValueError("--x and --y go with --model; a run brings its own data set")
+        return _common.load_run(run, split, n, data_dir)
+    if x is None or y is None:
+        raise ValueError("--model needs --x X.npy and --y Y.npy")
+    assert model is not None
+    arrays = _common.first(_common.load_array(x, "--x"), _common.load_array(y, "--y"), n)
+    return _common.load_model(model), *arrays, {}
+
+
+def _folder(out: str | None, run: str | None, config: Mapping[str, Any]) -> Path | None:
+    """Where results go: a run has one place for every different question asked about it."""
+    if out is not None or run is None:
+        return None if out is None else Path(out)
+    question = {k: v for k, v in config.items() if k not in ("run", "data_dir", "batch_size", "out", "quiet")}
+    return Path(run) / f"evaluate-{hashlib.sha256(json.dumps(question).encode()).hexdigest()[:8]}"
+
+
+def gallery_of(curve: Curve, model: Any, x: np.ndarray, y: np.ndarray, most: int = 8) -> Gallery | None:
+    """Examples that an attack broke at the smallest radius where it broke some (else the first ones that it tried)."""
+    if np.ndim(x) not in (2, 4):
+        return None
+    found = [(e, r) for e in curve.evaluations for r in e.results.values() if r.witness is not None]
+    if not found:
+        return None
+    broke = [(e, r) for e, r in found if (r.correct & ~r.holds).any()]
+    evaluation, result = (broke or found)[0]
+    index = np.flatnonzero(result.correct & ~result.holds if broke else result.correct)[:most]
+    clean, witness = np.asarray(x[index], np.float32), np.asarray(result.witness)[index]
+    before, after = (np.asarray(jnp.argmax(model(jnp.asarray(z)), -1)) for z in (clean, witness))
+    return Gallery(clean, witness, np.asarray(y)[index], before, after, f"{result.name} at {evaluation.threat}")

@@ -1,0 +1,73 @@
+"""From words to a call: tyro on the signatures of the commands, with its errors folded into one line."""
+
+import contextlib
+import functools
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from jrobust.cli._certify import certify
+from jrobust.cli._demo import demo
+from jrobust.cli._evaluate import evaluate
+from jrobust.cli._report import report
+from jrobust.cli._train import train
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "certify": certify,
+    "report": report,
+}
+
+
+class BadArguments(ValueError):
+    """The words do not make a command."""
+
+
+def parse(argv: list[str], description: str) -> Callable[[], Any]:
+    """The call that the words ask for, not yet made.
+
+    Raises:
+      BadArguments: unknown, missing or malformed words.
+      SystemExit: ``--help`` was printed.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: _later(command) for name, command in COMMANDS.items()},
+                args=argv,
+                prog="jrobust",
+                description=description,
+                sort_subcommands=False,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise BadArguments(_one_line(said.getvalue())) from None
+
+
+def _later(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the same signature that returns the call instead of making it."""
+
+    @functools.wraps(command)
+    def later(*args: Any, **options: Any) -> Callable[[], Any]:
+        return functools.partial(command, *args, **options)
+
+    return later
+
+
+def _one_line(box: str) -> str:
+    """The text of tyro's box, without its frame and its copy of the help."""
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    title, *rest = [line for line in lines if line] or ["bad arguments"]
+    kept = []
+    for line in rest:
+        if line.startswith(("Argument helptext", "For full helptext")):
+            break
+        kept.append(line)
+    return " ".join(kept or [title])
