@@ -60,8 +60,8 @@ def check(shape, norm, draws, seed):
     )
 
 
-@pytest.mark.parametrize("norm", THREATS)
-@pytest.mark.parametrize("shape", list(NETS)[::3])
+@pytest.mark.parametrize("norm", [norm for norm in THREATS if norm != "linf"])
+@pytest.mark.parametrize("shape", ["mlp", "max pooled"])
 def test_fresh_nets(shape, norm):
     check(shape, norm, 3, int.from_bytes(os.urandom(3), "big"))
 
