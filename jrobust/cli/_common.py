@@ -82,7 +82,7 @@ def load_array(path: str, flag: str) -> np.ndarray:
 
 
 def load_run(
-    run: str, split: str, n: int | None, data_dir: str | None
+    run: str, split: str, n: int | None, data_dir: str | None, flag: str = "--n"
 ) -> tuple[Any, np.ndarray, np.ndarray, dict[str, Any]]:
     """A trained model with the examples of one split of its data set, and its config."""
     config = jr.training.read_config(run)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _train(title: str, folder: Path, data: Any, threat: Any, epochs: int, seed: 
     steps = epochs * jr.training.epoch_steps(len(data.train_x), _BATCH)
     clean = jr.objectives.cross_entropy(apply)
     if title == "standard":
-        loss: Callable[..., Any] = clean
+        loss: Any = clean
     elif title == "adversarial":
         loss = jr.worst_case(clean, threat, jr.attacks.pgd(steps=7))
     else:
@@ -132,10 +132,10 @@ def _compile_times() -> Iterator[dict[str, float]]:
     """Seconds of XLA compilation by function name, while the context lasts."""
     times: dict[str, float] = {}
 
-    def listen(event: str, seconds: float, **about: Any) -> None:
+    def listen(event: str, duration_secs: float, **about: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             name = str(about.get("fun_name", "unnamed"))
-            times[name] = max(times.get(name, 0.0), seconds)
+            times[name] = max(times.get(name, 0.0), duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

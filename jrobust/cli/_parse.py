@@ -1,4 +1,4 @@
-"""From words to a call: tyro on the signatures of the commands, with its errors folded into one line."""
+"""From words to a call: tyro on the signatures of the commands (or the fields of their config), with its errors folded into one line."""
 
 import contextlib
 import functools
@@ -13,11 +13,11 @@ from jrobust.cli._certify import certify
 from jrobust.cli._demo import demo
 from jrobust.cli._evaluate import evaluate
 from jrobust.cli._report import report
-from jrobust.cli._train import train
+from jrobust.cli._train import Train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
-    "train": train,
+    "train": Train,
     "evaluate": evaluate,
     "certify": certify,
     "report": report,
@@ -38,8 +38,8 @@ def parse(argv: list[str], description: str) -> Callable[[], Any]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.extras.subcommand_cli_from_dict(
-                {name: _later(command) for name, command in COMMANDS.items()},
+            call = tyro.extras.subcommand_cli_from_dict(
+                {name: command if isinstance(command, type) else _later(command) for name, command in COMMANDS.items()},
                 args=argv,
                 prog="jrobust",
                 description=description,
@@ -49,6 +49,7 @@ def parse(argv: list[str], description: str) -> Callable[[], Any]:
         if not stop.code:
             raise
         raise BadArguments(_one_line(said.getvalue())) from None
+    return call.run if isinstance(call, Train) else call
 
 
 def _later(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,9 +66,11 @@ def _one_line(box: str) -> str:
     """The text of tyro's box, without its frame and its copy of the help."""
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     title, *rest = [line for line in lines if line] or ["bad arguments"]
-    kept = []
-    for line in rest:
+    kept: list[str] = []
+    for i, line in enumerate(rest):
         if line.startswith(("Argument helptext", "For full helptext")):
             break
-        kept.append(line)
+        if line.startswith("Perhaps you meant"):  # of each suggestion tyro prints the whole help: its name is enough
+            return f"{' '.join(kept)}; did you mean {rest[i + 1].split()[0]}? (jrobust COMMAND --help)"
+        kept.append(f"({line})" if line.startswith("Available subcommands") else line)
     return " ".join(kept or [title])

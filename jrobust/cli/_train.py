@@ -18,7 +18,7 @@ METHODS = ("natural", "pgd", "ibp")
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Everything of the run is kept in one directory: config.json, metrics.jsonl, checkpoints.
+    """Train a model (natural, adversarial or certified) and keep it in a run directory: config.json, metrics.jsonl, checkpoints.
 
     "jrobust evaluate --run DIR" takes it from there. The optimiser is Adam with gradients clipped to norm 10; its rate falls to a
     fifth after 70 % of the steps and again after 85 %. Ctrl-C saves and stops; --resume goes on to the same bits.

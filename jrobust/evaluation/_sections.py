@@ -85,7 +85,7 @@ class Section:
     rows: tuple[Row, ...] = ()
     radii: tuple[float, ...] = ()
     noise: str = ""
-    losses: tuple[Mapping[str, float], ...] = ()
+    losses: tuple[Mapping[str, Any], ...] = ()
     gallery: Gallery | None = None
     command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -165,7 +165,7 @@ def notes_of(evaluation: Evaluation | Curve) -> tuple[str, ...]:
 
 
 def read_sections(directory: str | os.PathLike[str]) -> tuple[Section, ...]:
-    """The sections in a directory: that of a result or a training run, or those of its sub-directories.
+    """The sections in a directory: its own (a result, a training run), then those of its sub-directories.
 
     Raises:
       ValueError: there are none, or one cannot be read.
@@ -174,7 +174,7 @@ def read_sections(directory: str | os.PathLike[str]) -> tuple[Section, ...]:
     folder = Path(directory)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no directory {os.fspath(directory)!r}")
-    found = [_read(folder)] if _is_result(folder) else [_read(f) for f in sorted(folder.iterdir()) if _is_result(f)]
+    found = [_read(f) for f in (folder, *sorted(folder.iterdir())) if _is_result(f)]
     if not found:
         raise ValueError(f"{folder} holds no results: neither {SUMMARY} nor metrics.jsonl, nor does a folder inside it")
     return tuple(found)
@@ -204,7 +204,7 @@ def _read(folder: Path) -> Section:
     return section
 
 
-def read_metrics(path: str | os.PathLike[str]) -> tuple[dict[str, float], ...]:
+def read_metrics(path: str | os.PathLike[str]) -> tuple[dict[str, Any], ...]:
     """The whole lines of a metrics.jsonl (a killed run may have left half a line at the end)."""
     lines = []
     for text in Path(path).read_text().splitlines():
