@@ -13,7 +13,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # from the ground up; a module imports its own part or a lower floor
 FLOORS = (
     ("typing",),
-    ("_tree", "_jaxpr"),
+    ("_tree",),
+    ("_jaxpr",),
     ("_conv", "_objective", "_oracle"),
     ("_loops", "sets"),
     ("_iterate", "objectives", "_model", "_records", "_progress", "_statistics"),

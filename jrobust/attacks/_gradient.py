@@ -121,8 +121,8 @@ def pgd(
     >>> import jax, jax.numpy as jnp, jrobust as jr
     >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z[0], 0)
     >>> bound = pgd(steps=10).solve(jax.random.key(0), f, jr.sets.linf(0.3)(jnp.array([0.5])))
-    >>> print(f"{bound.value:.3f} at {bound.witness}")  # margin -2 z at z = 0.2
-    -0.400 at [0.2]
+    >>> print(f"{bound.value:.3f} at {bound.witness[0]:.3f}")  # margin -2 z at z = 0.2
+    -0.400 at 0.200
 
     References:
       Madry et al., Towards deep learning models resistant to adversarial attacks, ICLR 2018.

@@ -31,7 +31,8 @@ def _safe_norm(v: Array, p: float) -> Array:
     """The p-norm, with gradient 0 (not NaN) at 0."""
     a = jnp.abs(v)
     if p == np.inf:
-        return jnp.max(a, initial=0.0)
+        # indexed, not jnp.max: the gradient of max looks for equal entries, and a fused recomputation may find none
+        return a.ravel()[jnp.argmax(a)]
     if p == 1:
         return jnp.sum(a)
     top = jax.lax.stop_gradient(jnp.max(a, initial=0.0))
