@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -51,48 +50,40 @@ def _envelope(rows: Iterable[Row], side: str, pick: Any) -> tuple[list[float], l
     return sorted(at), [pick(at[eps], key=lambda r: r.value) for eps in sorted(at)]
 
 
-def sandwich(sections: Sequence[Section]) -> str | None:
-    """Accuracy over the radius: certified floor, attack ceiling, and between them what nobody knows. One panel a model and norm."""
-    panels = []
+def sandwich(sections: Sequence[Section]) -> list[str]:
+    """Accuracy over the radius: certified floor, attack ceiling, and between them what nobody knows. One plot a model and norm."""
+    plots = []
     for section in sections:
         rows = [r for r in section.rows if r.quantity == "accuracy" and r.subject == "model"]
         for threat in dict.fromkeys(r.threat for r in rows if r.threat != "none"):
-            panels.append((section.title, threat, [r for r in rows if r.threat in (threat, "none")]))
-    if not panels:
-        return None
-    columns = min(3, len(panels))
-    figure, grid = _figure(
-        3.7 * columns, 3.2 * math.ceil(len(panels) / columns), columns, math.ceil(len(panels) / columns), sharey=True
-    )
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (title, threat, rows) in zip(grid.flat, panels, strict=False):
-        above, ceiling = _envelope(rows, "lower", min)
-        below, floor = _envelope(rows, "upper", max)
-        top, bottom = np.array([r.value for r in ceiling]), np.array([r.value for r in floor])
+            plots.append(_panel(section.title, threat, [r for r in rows if r.threat in (threat, "none")]))
+    return plots
+
+
+def _panel(title: str, threat: str, rows: Sequence[Row]) -> str:
+    figure, grid = _figure(3.9, 3.3)
+    axes = grid[0, 0]
+    above, ceiling = _envelope(rows, "lower", min)
+    below, floor = _envelope(rows, "upper", max)
+    top, bottom = np.array([r.value for r in ceiling]), np.array([r.value for r in floor])
+    if len(above) > 1 and len(below) > 1:
         both = sorted({*above, *below})
-        if len(above) > 1 and len(below) > 1:
-            axes.fill_between(
-                both, np.interp(both, below, bottom), np.interp(both, above, top), color=_OPEN, label="unknown"
-            )
-        for eps, values, side, colour, label, mark in (
-            (above, top, ceiling, _ATTACK, "attack (ceiling)", "v"),
-            (below, bottom, floor, _PROOF, "proof (floor)", "^"),
-        ):
-            if len(eps) < 2:
-                continue
+        axes.fill_between(
+            both, np.interp(both, below, bottom), np.interp(both, above, top), color=_OPEN, label="unknown"
+        )
+    for eps, values, side, colour, label, mark in (
+        (above, top, ceiling, _ATTACK, "attack (at most)", "v"),
+        (below, bottom, floor, _PROOF, "proof (at least)", "^"),
+    ):
+        if len(eps) > 1:  # more than the clean accuracy, which both start from
             error = [values - [r.low for r in side], [r.high for r in side] - values]
-            axes.errorbar(
-                eps, values, yerr=error, color=colour, marker=mark, ms=4, lw=1.6, elinewidth=0.8, capsize=2, label=label
-            )
-        axes.set(xlabel=f"{threat} radius", ylim=(-0.03, 1.03))
-        axes.set_title(title, fontsize=11, loc="left")
-        axes.locator_params(axis="x", nbins=5)
-        _tidy(axes)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("accuracy")
-    handles = {label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+            style = {"ms": 4, "lw": 1.6, "elinewidth": 0.8, "capsize": 2}
+            axes.errorbar(eps, values, yerr=error, color=colour, marker=mark, label=label, **style)
+    axes.set(xlabel=f"{threat} radius", ylabel="robust accuracy", ylim=(-0.03, 1.03))
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.locator_params(axis="x", nbins=5)
+    _tidy(axes)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
     return _uri(figure)
 
 
@@ -141,7 +132,9 @@ def gallery(g: Gallery, most: int = 8) -> str:
     difference = np.asarray(g.witness[:m], float) - g.clean[:m]
     largest = float(np.abs(difference).max())
     gain = 0.5 / largest if largest > 0 else 1.0
-    figure, grid = _figure(0.95 * m + 0.7, 3.5, m, 3)
+    figure, grid = _figure(0.95 * most + 0.7, 3.5, most, 3)
+    for axes in grid[:, m:].flat:  # one scale for all galleries of a page
+        axes.set_visible(False)
     images = (g.clean[:m], g.witness[:m], 0.5 + gain * difference)
     for i, (kind, batch) in enumerate(zip(("clean", "witness", f"difference x{gain:.1f}"), images, strict=True)):
         for j in range(m):

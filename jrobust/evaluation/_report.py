@@ -20,8 +20,8 @@ td{border-bottom:1px solid #ebe6da;padding:.25rem .7rem .25rem 0;white-space:now
 tr.first td{border-top:2px solid #cfc8b6}.num{text-align:right;font-variant-numeric:tabular-nums}
 .side{display:inline-block;border-radius:.6rem;padding:0 .55rem;font-size:.78rem;color:#fff}
 .lower{background:#c0392b}.upper{background:#2e7d4f}.exact{background:#555}
-figure{margin:1rem 0}img{max-width:100%;height:auto;display:block}.pair{display:flex;flex-wrap:wrap;gap:1rem}
-.pair figure{flex:1 1 22rem;margin:0}.note{background:#fdecea;border-left:4px solid #c0392b;padding:.4rem .8rem}
+figure{margin:1rem 0}img{max-width:100%;height:auto;display:block}.row{display:flex;flex-wrap:wrap;gap:1rem}
+.row figure{flex:1 1 17rem;margin:0}.note{background:#fdecea;border-left:4px solid #c0392b;padding:.4rem .8rem}
 pre{background:#f1eee5;padding:.7rem;overflow-x:auto;font-size:.78rem;border-radius:.3rem}summary{cursor:pointer;color:#5c5c5c}
 @media print{body{background:#fff;max-width:none;padding:0;font-size:11px}.scroll{overflow:visible}td,th{white-space:normal}
 figure,tr,pre{break-inside:avoid}}
@@ -109,18 +109,20 @@ def threat_of(r: Row) -> str:
 
 def _figures(sections: Sequence[Section]) -> list[str]:
     parts = []
-    if uri := _plots.sandwich(sections):
+    if uris := _plots.sandwich(sections):
+        caption = "Accuracy over the radius: what no attack broke (red) above what is proven (green); the truth lies in the band."
+        figures = "".join(_figure(uri, "") for uri in uris)
         parts += [
             "<h2>Between attack and proof</h2>",
-            _figure(uri, "Accuracy over the radius: what no attack broke (red) above what is proven (green); the truth lies in the band."),
-        ]  # fmt: skip
+            f'<div class="row">{figures}</div><p class="small">{caption}</p>',
+        ]
     curves = [
         (_plots.radius_curve(sections), "Certified accuracy of the smoothed classifiers over the radius."),
         (_plots.loss_curves(sections), "Training losses; each model minimises its own, so heights do not compare."),
     ]
     if any(uri for uri, _ in curves):
         figures = "".join(_figure(uri, caption) for uri, caption in curves if uri)
-        parts += ["<h2>Smoothing and training</h2>", f'<div class="pair">{figures}</div>']
+        parts += ["<h2>Smoothing and training</h2>", f'<div class="row">{figures}</div>']
     shown = [s for s in sections if s.gallery is not None and len(s.gallery.clean)]
     if shown:
         parts.append("<h2>Witnesses</h2>")
@@ -133,7 +135,8 @@ def _figures(sections: Sequence[Section]) -> list[str]:
 
 def _figure(uri: str, caption: str) -> str:
     text = escape(caption, quote=True)
-    return f'<figure><img src="{uri}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    below = f"<figcaption>{text}</figcaption>" if text else ""
+    return f'<figure><img src="{uri}" alt="{text or "plot"}">{below}</figure>'
 
 
 def _origin(s: Section) -> str:
