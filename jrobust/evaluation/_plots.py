@@ -56,7 +56,9 @@ def sandwich(sections: Sequence[Section]) -> list[str]:
     for section in sections:
         rows = [r for r in section.rows if r.quantity == "accuracy" and r.subject == "model"]
         for threat in dict.fromkeys(r.threat for r in rows if r.threat != "none"):
-            plots.append(_panel(section.title, threat, [r for r in rows if r.threat in (threat, "none")]))
+            shown = [r for r in rows if r.threat in (threat, "none")]
+            if len({r.eps for r in shown}) > 1:  # one radius is no curve
+                plots.append(_panel(section.title, threat, shown))
     return plots
 
 
@@ -75,7 +77,7 @@ def _panel(title: str, threat: str, rows: Sequence[Row]) -> str:
         (above, top, ceiling, _ATTACK, "attack (at most)", "v"),
         (below, bottom, floor, _PROOF, "proof (at least)", "^"),
     ):
-        if len(eps) > 1:  # more than the clean accuracy, which both start from
+        if len(eps) > 1:  # more than the clean accuracy, from which both start
             error = [values - [r.low for r in side], [r.high for r in side] - values]
             style = {"ms": 4, "lw": 1.6, "elinewidth": 0.8, "capsize": 2}
             axes.errorbar(eps, values, yerr=error, color=colour, marker=mark, label=label, **style)
@@ -83,7 +85,8 @@ def _panel(title: str, threat: str, rows: Sequence[Row]) -> str:
     axes.set_title(title, fontsize=11, loc="left")
     axes.locator_params(axis="x", nbins=5)
     _tidy(axes)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
     return _uri(figure)
 
 
