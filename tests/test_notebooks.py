@@ -27,7 +27,7 @@ def test_runs(source):
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
 def test_pair_is_in_step(source):
     script, notebook = jupytext.read(source), jupytext.read(source.with_suffix(".ipynb"))
-    assert [c.source for c in script.cells] == [c.source for c in notebook.cells], "run: jupytext --sync, then execute"
+    assert [c.source for c in script.cells] == [c.source for c in notebook.cells], "run: python notebooks/execute.py"
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert all(c.execution_count for c in code), "the .ipynb was not executed"
     assert not any(o.output_type == "error" for c in code for o in c.outputs)
