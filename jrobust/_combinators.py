@@ -1,5 +1,6 @@
 """Oracle -> Oracle. Sides are checked when a combination is made, not when it runs."""
 
+import functools
 from typing import Any
 
 import jax
@@ -46,13 +47,20 @@ def restarts(oracle: Oracle, n: int) -> Oracle:
     return Oracle("lower", bind(_restarts, oracle, n=n), oracle.confidence, name=f"{oracle.name} x{n}")
 
 
-def _strongest(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any) -> Bound:
-    bounds = [o.solve(jax.random.fold_in(key, i), f, s) for i, o in enumerate(oracles)]
-    value, witness = bounds[0].value, bounds[0].witness
-    for b in bounds[1:]:
-        better = improves(b.value, value)
-        value, witness = jnp.where(better, b.value, value), where(better, b.witness, witness)
-    return Bound(value, witness, _passes([b.info for b in bounds]))
+def _all(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any, *, side: Side) -> Bound:
+    bounds = (_comparable(o.solve(jax.random.fold_in(key, i), f, s), side) for i, o in enumerate(oracles))
+    return functools.reduce(functools.partial(merge, side), bounds)
+
+
+def _together(verb: str, side: Side, oracles: tuple[Oracle, ...]) -> Oracle:
+    """Every oracle runs, and their bounds are merged: the one mechanism of `strongest` and `tightest`."""
+    if not oracles:
+        raise ValueError(f"{verb} takes at least one oracle")
+    require((side,), *oracles, by=verb)
+    host = any(o.host for o in oracles)
+    return Oracle(
+        side, bind(_all, oracles, side=side), joint_confidence(*oracles), host=host, name=_name(verb, *oracles)
+    )
 
 
 def strongest(*oracles: Oracle) -> Oracle:
@@ -61,28 +69,13 @@ def strongest(*oracles: Oracle) -> Oracle:
     Raises:
       ValueError: an oracle whose side is not "lower" (or "exact").
     """
-    require(("lower",), *oracles, by="strongest")
-    return Oracle(
-        "lower",
-        bind(_strongest, oracles),
-        joint_confidence(*oracles),
-        host=any(o.host for o in oracles),
-        name=_name("strongest", *oracles),
-    )
+    return _together("strongest", "lower", oracles)
 
 
 def _elements(bound: Bound) -> Array:
     """Elementwise upper bounds; one that could not be computed (NaN) is +inf."""
     elements = bound.info.get("elements", bound.value)
     return jnp.where(jnp.isnan(elements), jnp.inf, elements)
-
-
-def _tightest(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any) -> Bound:
-    bounds = [o.solve(jax.random.fold_in(key, i), f, s) for i, o in enumerate(oracles)]
-    elements = _elements(bounds[0])
-    for b in bounds[1:]:
-        elements = jnp.minimum(elements, _elements(b))
-    return Bound(jnp.max(elements), None, {"elements": jnp.atleast_1d(elements)})
 
 
 def tightest(*oracles: Oracle) -> Oracle:
@@ -93,14 +86,7 @@ def tightest(*oracles: Oracle) -> Oracle:
     Raises:
       ValueError: an oracle whose side is not "upper" (or "exact").
     """
-    require(("upper",), *oracles, by="tightest")
-    return Oracle(
-        "upper",
-        bind(_tightest, oracles),
-        joint_confidence(*oracles),
-        host=any(o.host for o in oracles),
-        name=_name("tightest", *oracles),
-    )
+    return _together("tightest", "upper", oracles)
 
 
 def decided(side: Side, value: Array) -> Array:
@@ -127,7 +113,8 @@ def _cascade(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any, *, side: Sid
 def _comparable(b: Bound, side: Side) -> Bound:
     """A bound with the same structure from every stage, so that a cond can choose."""
     if side == "upper":
-        return Bound(b.value, None, {"elements": jnp.atleast_1d(_elements(b))})
+        elements = jnp.atleast_1d(_elements(b))
+        return Bound(jnp.max(elements), None, {"elements": elements})
     counts = {k: jnp.asarray(b.info.get(k, 0), jnp.int32) for k in ("forwards", "backwards")}
     return Bound(b.value, b.witness, counts)
 

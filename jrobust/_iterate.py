@@ -19,8 +19,8 @@ def improves(new: Float[Array, ""], old: Float[Array, ""]) -> Array:
     return ~jnp.isnan(old) & ~(new <= old)
 
 
-def violated(value: Float[Array, "..."]) -> Array:
-    """Whether a lower bound shows a violation: not ``value < 0``, so ties and NaN count."""
+def violated(value: Any) -> Any:
+    """Whether a lower bound shows a violation: not ``value < 0``, so ties and NaN count; device or host arrays."""
     return ~(value < 0)
 
 

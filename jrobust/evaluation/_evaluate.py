@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from jrobust._iterate import violated
 from jrobust._model import digest, functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
 from jrobust._progress import progress_bar
 from jrobust._records import Records, open_records
 from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
-from jrobust.evaluation._execute import Answer, Executor, Rows, broken
+from jrobust.evaluation._execute import Answer, Executor, Rows
 from jrobust.evaluation._results import Curve, Evaluation, Result
 from jrobust.sets import Threat
 
@@ -271,7 +272,7 @@ def _ask(
         held, said = beyond, answer.value
         if side == "lower" and answer.witness is not None:
             at, inside = executor.confirm(picked, answer.witness)
-            held = ~(inside & broken(at)) | (eps == 0)
+            held = ~(inside & violated(at)) | (eps == 0)
             tally.rejected += int((~beyond & held).sum())
     else:
         # a witness that was not confirmed leaves the clean example as the worst point known

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrobust._iterate import Iteration
+from jrobust._iterate import Iteration, violated
 from jrobust._model import Functional
 from jrobust._oracle import Bound, Oracle, Radius, RadiusOracle
 from jrobust._tree import bind
@@ -131,11 +131,6 @@ def _put(tree: Any, at: Any, part: Any) -> Any:
     return jax.tree.map(lambda leaf, new: leaf.at[at].set(new, mode="drop"), tree, part)
 
 
-def broken(value: np.ndarray) -> np.ndarray:
-    """Where a lower bound shows a violation: not ``value < 0``, so ties and NaN count."""
-    return ~(value < 0)
-
-
 class Answer(NamedTuple):
     """What an oracle said about some examples; host arrays. ``elements`` only from upper oracles."""
 
@@ -217,7 +212,7 @@ class Executor:
                 )
             confirmed, inside = self.confirm(rows, b.witness)
             found = np.where(inside, confirmed, -np.inf)
-            return Answer(found, b.witness, info, None, int((broken(value) & ~broken(found)).sum()))
+            return Answer(found, b.witness, info, None, int((violated(value) & ~violated(found)).sum()))
         elements = np.asarray(b.info.get("elements", b.value), np.float64).reshape(len(value), -1)
         return Answer(_no_nan(value), None, info, _no_nan(elements))
 
@@ -243,7 +238,7 @@ class Executor:
         side: Side = oracle.side
         answer = self.bound(oracle.stages[0], rows, (*path, 0), side)
         for i, stage in enumerate(oracle.stages[1:], 1):
-            left = np.flatnonzero(~broken(answer.value) if side == "lower" else broken(answer.value))
+            left = np.flatnonzero(~violated(answer.value) if side == "lower" else violated(answer.value))
             if len(left):
                 answer = _merged(side, answer, left, self.bound(stage, _pick(rows, left), (*path, i), side))
         return answer
