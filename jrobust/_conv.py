@@ -1,7 +1,9 @@
 """Convolution as slices and one dot: the form that XLA's CPU loops run at full speed."""
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +14,9 @@ from jrobust.typing import Array
 
 # With more slices than this the program is too long to compile quickly; such a convolution stays as it is.
 _MAX_SLICES = 1024
+
+# Channels from which one dot a tap beats one dot of all patches (measured in loops: experiments/bench/cliff.py).
+_DEEP = 32
 
 
 class _Axis(NamedTuple):
@@ -49,7 +54,8 @@ def conv_as_dot(
 ) -> Array | None:
     """The value of ``lax.conv_general_dilated`` (its primitive's parameters), from slices and a dot.
 
-    A forward convolution has few kernel taps: one strided slice per tap, concatenated along channels, then the dot. An input
+    A forward convolution has few kernel taps: one strided slice per tap, concatenated along channels, then the dot (with many
+    channels: a dot per tap, and their sum). An input
     gradient has them too, but a dilated input or fewer channels out than in: the dot first, then one shifted sum per tap. A
     weight gradient has few output positions: one slice of the input per position, each dotted with the whole kernel.
 
@@ -102,13 +108,17 @@ def conv_as_dot(
 
 
 def _by_taps(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[Array, list[str]]:
-    """Patches [.., out spatial, taps * c] times kernel [taps * c, o]."""
+    """Patches [.., out spatial, taps * c] times kernel [taps * c, o]; or, where a tap alone is a dot deep enough, their sum."""
     groups = [n for n in rhs_names if n == "g"]
     kernel = _transpose(rhs, rhs_names, [*spatial, "c", *groups, "o"])
-    kernel = kernel.reshape(-1, *kernel.shape[len(spatial) + 1 :])
-    windows = _tap_windows(lhs, lhs_names, axes, spatial)
+    kernel = kernel.reshape(-1, *kernel.shape[len(spatial) :])  # [taps, c, .., o]
+    windows, names = _tap_windows(lhs, lhs_names, axes, spatial), ["c", *groups, "o"]
+    if kernel.shape[1] >= _DEEP:  # patches would cost more to copy than the dots lose
+        kind, result = _accumulating(kind, lhs.dtype)
+        dots = [_dot(w, lhs_names, k, names, kind) for w, k in zip(windows, kernel, strict=True)]
+        return functools.reduce(operator.add, (d for d, _ in dots)).astype(result), dots[0][1]
     patches = windows[0] if len(windows) == 1 else lax.concatenate(windows, lhs_names.index("c"))
-    return _dot(patches, lhs_names, kernel, ["c", *groups, "o"], kind)
+    return _dot(patches, lhs_names, kernel.reshape(-1, *kernel.shape[2:]), names, kind)
 
 
 def _by_scatter(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[Array, list[str]]:
@@ -136,8 +146,8 @@ def _by_products(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[A
     """One input channel per group: sum over taps of products, which fuses; a batch of tiny dots does not."""
     kept = [n for n in lhs_names if n not in ("c", "g")]
     kernel = _transpose(rhs, rhs_names, [*spatial, "c", "g", "o"])
-    result = kind["preferred_element_type"] or lhs.dtype
-    wide = jnp.promote_types(result, jnp.float32) if jnp.issubdtype(result, jnp.floating) else result
+    kind, result = _accumulating(kind, lhs.dtype)
+    wide = kind["preferred_element_type"]
     total = None
     windows = _tap_windows(lhs, lhs_names, axes, spatial)
     for window, weights in zip(windows, kernel.reshape(-1, *kernel.shape[-2:]), strict=True):  # weights [g, o]
@@ -163,13 +173,21 @@ def _by_positions(lhs, lhs_names, rhs, rhs_names, axes, spatial, kind) -> tuple[
     return out, [*names[:b], *spatial, *names[b:]]
 
 
+def _accumulating(kind: dict[str, Any], dtype: Any) -> tuple[dict[str, Any], Any]:
+    """For sums of several terms: float32 at least while they are added, and the type that the result has."""
+    result = kind["preferred_element_type"] or dtype
+    wide = jnp.promote_types(result, jnp.float32) if jnp.issubdtype(result, jnp.floating) else result
+    return kind | {"preferred_element_type": wide}, result
+
+
 def _padded(lhs, lhs_names, axes, spatial) -> tuple[Array, list[int]]:
     """The input with its padding and dilation, and where its spatial axes are."""
     places = [lhs_names.index(name) for name in spatial]
     config = [(0, 0, 0)] * lhs.ndim
     for place, a in zip(places, axes, strict=True):
         config[place] = (a.low, a.high, a.lhs_dilation - 1)
-    return _pad(lhs, config), places
+    # padded once: without the barrier XLA fuses what comes before into every slice, and computes it once a tap
+    return lax.optimization_barrier(_pad(lhs, config)), places
 
 
 def _tap_windows(lhs, lhs_names, axes, spatial) -> list[Array]:

@@ -1,11 +1,10 @@
 """How loops with convolutions run on CPU: `jrobust._loops.scan` against single jitted steps and against `lax.scan`.
 
 Command: python experiments/bench/cliff.py [--cpu-time] [--no-contrast]
-Hardware: 2-core x86 machine, jax 0.10.2; about two minutes when nothing else runs.
-Measured with --cpu-time --repeats 5 while other jobs loaded the machine (load 10-15), so to be repeated on an idle one:
-_loops / single steps in the same form 0.7-1.0; _loops / native single steps: small 0.97 (forward), 1.15 (input gradient),
-1.21 (weight gradient); mid 1.67 (forward), 1.48 (input gradient), weight gradient not measured. The mid net misses the
-target of 1.25. lax.scan / native single steps, wall time, load 3: small 1.1, 3.9, 9.8; mid 1.0, 2.7.
+Hardware: 2-core x86 machine, idle; about two minutes. Target: _loops <= 1.25 x native single steps and <= 1.1 x steps of its own form.
+Measured, _loops / native single steps (forward, input gradient, weight gradient): jax 0.10.2 small 0.72, 0.61, 0.95, mid 0.86,
+0.89, 0.75; jax 0.12.0.1 small 0.79, 0.62, 0.84, mid 1.28-1.40 (misses: native forwards became faster there), 1.23-1.42, 1.0.
+_loops / single steps of the same form: 0.64 to 1.05. lax.scan / native on jax 0.10.2: small 1.0, 2.5, 8.4; mid 0.9, 1.8, 26.
 """
 
 import argparse
