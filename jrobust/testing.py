@@ -35,7 +35,8 @@ def check_set(threat: Threat, x: Any, *, key: Any, samples: int = 256, tol: floa
 
     Samples, projections, maximisers and the centre lie in the set; no sample exceeds the support, which `argsup` attains and whose
     gradient is `argsup`; projections are idempotent and satisfy the variational inequality ``<v - Pv, w - Pv> <= 0`` for all w in
-    the set; the hull contains samples and equals the support along coordinates; scaling is monotone.
+    the set; the hull contains samples and equals the support along coordinates; scaling is monotone; a point lies in the set resized
+    to its distance.
 
     Args:
       threat: what to check.
@@ -59,6 +60,7 @@ def check_set(threat: Threat, x: Any, *, key: Any, samples: int = 256, tol: floa
         best, nearest = s.argsup(c), s.project(v)
         residual = jax.tree.map(jnp.subtract, v, nearest)
         lo, hi = s.hull()
+        grown = jax.tree.map(lambda e: 1.001 * e, s.distance(nearest))
         outside = [
             jnp.max(jnp.maximum(a - h, b - a), initial=0.0)
             for a, h, b in zip(*map(jax.tree.leaves, (w, hi, lo)), strict=True)
@@ -75,6 +77,8 @@ def check_set(threat: Threat, x: Any, *, key: Any, samples: int = 256, tol: floa
             "sample in hull": jnp.stack(outside).max(),
             "scale monotone": s.scale(0.5).support(c) - s.support(c),
             "scale zero": jnp.abs(s.scale(0.0).support(c) - vdot(c, s.center)),
+            "distance within resize": jnp.where(s.resize(grown).contains(nearest), 0.0, jnp.inf),
+            "distance within the radius": jnp.where(s.resize(s.distance(w)).contains(w), 0.0, jnp.inf),
             "centre in set": jnp.where(s.contains(s.center), 0.0, jnp.inf),
         }
 

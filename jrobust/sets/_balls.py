@@ -2,7 +2,7 @@
 
 With capacities ``cap_i`` (how far entry i may move in the direction it wants) the linear maximiser over ball and box has
 magnitudes ``min(w_i mu, cap_i)``, ``w = |c|^(1/(p-1))``, for one scalar mu; so has the L2 projection, with ``w = |v|`` and mu <= 1.
-`_saturate` finds mu exactly by sorting the entries by where they saturate.
+`_saturate` finds mu exactly.
 """
 
 from typing import Any
@@ -46,19 +46,29 @@ def _dual(p: float) -> float:
 
 
 def _saturate(w: Array, cap: Array, eps: Array, p: float) -> Array:
-    """The mu at which ``sum_i min(w_i mu, cap_i)^p = eps^p``; +inf where even the capacities stay inside."""
+    """The mu at which ``sum_i min(w_i mu, cap_i)^p = eps^p``; +inf where even the capacities stay inside.
+
+    Entries that saturate at one mu saturate at every larger one: the mu that spends what the saturated leave grows from step to
+    step, and is exact once no further entry saturates (a handful of steps, no sort).
+    """
     w, cap = w.ravel(), jnp.broadcast_to(cap, w.shape).ravel()
-    knee = jnp.where(w > 0, cap / jnp.where(w > 0, w, 1.0), jnp.inf)
-    order = jnp.argsort(knee)
-    knee, w, cap = knee[order], w[order], cap[order]
-    full = jnp.where(jnp.isfinite(knee), cap, 0.0) ** p
-    saturated = jnp.concatenate([jnp.zeros(1, full.dtype), jnp.cumsum(full)])  # before entry k
-    moving = jnp.concatenate([jnp.cumsum((w**p)[::-1])[::-1], jnp.zeros(1, w.dtype)])  # from entry k on
-    k = jnp.sum(saturated[:-1] + moving[:-1] * jnp.where(jnp.isfinite(knee), knee, 0.0) ** p < eps**p)
-    # entries whose knee is infinite never saturate: stop before them
-    k = jnp.minimum(k, jnp.sum(jnp.isfinite(knee)))
-    left, rate = jnp.maximum(eps**p - saturated[k], 0.0), moving[k]
-    return jnp.where(rate > 0, (left / jnp.where(rate > 0, rate, 1.0)) ** (1 / p), jnp.inf)
+
+    def spend(full: Array, w: Array, cap: Array, eps: Array) -> Array:
+        left = jnp.maximum(eps**p - jnp.sum(jnp.where(full, jnp.where(full, cap, 0.0) ** p, 0.0)), 0.0)
+        rate = jnp.sum(jnp.where(full, 0.0, w) ** p)
+        return jnp.where(rate > 0, (left / jnp.where(rate > 0, rate, 1.0)) ** (1 / p), jnp.inf)
+
+    def saturated(mu: Array) -> Array:
+        return (w > 0) & jnp.isfinite(cap) & (_times(w, mu) >= cap)
+
+    def step(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        full = carry[0] | saturated(spend(carry[0], *fixed))
+        return full, jnp.any(full != carry[0])
+
+    fixed = jax.lax.stop_gradient((w, cap, eps))
+    none = jnp.zeros(w.shape, bool)
+    full, _ = jax.lax.while_loop(lambda carry: carry[1], step, (none, jnp.asarray(True)))
+    return spend(full, w, cap, eps)
 
 
 def _fill(c: Array, cap: Array, eps: Array) -> Array:
@@ -206,9 +216,16 @@ def _hull(s: Set) -> tuple[Array, Array]:
     return jnp.minimum(clamp(x - eps, lo, hi), x), jnp.maximum(clamp(x + eps, lo, hi), x)
 
 
+def _resize(s: Set, eps: Any) -> Set:
+    return Set(s.center, (eps, *s.params[1:]), s.geometry)
+
+
 def _scale(s: Set, t: Any) -> Set:
-    eps, lo, hi = s.params
-    return Set(s.center, (eps * t, lo, hi), s.geometry)
+    return _resize(s, s.params[0] * t)
+
+
+def _distance(s: Set, z: Array, *, p: float) -> Array:
+    return _safe_norm(z - s.center, p)
 
 
 def _steepest(s: Set, g: Array, relative: bool, *, p: float) -> Array:
@@ -226,6 +243,8 @@ def _ball(p: float, name: str) -> Geometry:
         hull=_hull,
         scale=_scale,
         steepest=bind(_steepest, p=p),
+        distance=bind(_distance, p=p),
+        resize=_resize,
     )
 
 

@@ -26,6 +26,8 @@ class Geometry(NamedTuple):
       hull: ``(s) -> (lo, hi)``, the bounding box.
       scale: ``(s, t) ->`` the set shrunk (t < 1) or grown about its centre, still inside its clip.
       steepest: ``(s, g, relative) ->`` the displacement of unit norm (``relative``: of the set's own radius) most along ``g``.
+      distance: ``(s, z) ->`` the least eps at which the family's set around the same centre holds ``z``, whatever its clip.
+      resize: ``(s, eps) ->`` the family's set of radius ``eps`` around the same centre, inside the same clip.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Geometry(NamedTuple):
     hull: Callable[..., Any]
     scale: Callable[..., Any]
     steepest: Callable[..., Any]
+    distance: Callable[..., Any]
+    resize: Callable[..., Any]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["center", "params"], meta_fields=["geometry"])
@@ -85,6 +89,14 @@ class Set:
     def steepest(self, g: Point, *, relative: bool = False) -> Point:
         """The displacement most along ``g``, of norm one or (``relative``) of the set's own radius; the clip is ignored."""
         return self.geometry.steepest(self, g, relative)
+
+    def distance(self, z: Point) -> Any:
+        """The least eps at which the set of this family around the same centre holds ``z`` (the clip is ignored); as eps is given."""
+        return self.geometry.distance(self, z)
+
+    def resize(self, eps: Any) -> "Set":
+        """The set of radius ``eps`` of this family, about the same centre and inside the same clip."""
+        return self.geometry.resize(self, eps)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["eps", "args"], meta_fields=["build", "name"])

@@ -43,6 +43,17 @@ def _box_steepest(s: Set, g: Array, relative: bool) -> Array:
     return 0.5 * (hi - lo) * jnp.sign(g)
 
 
+def _box_distance(s: Set, z: Array) -> Array:
+    _, lo, hi = s.params
+    room = jnp.where(z > s.center, hi - s.center, s.center - lo)
+    moved = jnp.abs(z - s.center)
+    return jnp.max(jnp.where(moved == 0, 0.0, moved / jnp.where(moved == 0, 1.0, room)), initial=0.0)
+
+
+def _box_resize(s: Set, t: Any) -> Set:
+    return Set(s.center, (t, *s.params[1:]), s.geometry)
+
+
 _BOX = Geometry(
     "box",
     support=_box_support,
@@ -51,8 +62,10 @@ _BOX = Geometry(
     sample=_box_sample,
     contains=_box_contains,
     hull=_box_ends,
-    scale=lambda s, t: Set(s.center, (s.params[0] * t, *s.params[1:]), s.geometry),
+    scale=lambda s, t: _box_resize(s, s.params[0] * t),
     steepest=_box_steepest,
+    distance=_box_distance,
+    resize=_box_resize,
 )
 
 
@@ -97,7 +110,7 @@ def _product_sample(s: Set, key: Any) -> Point:
     return tuple(part.sample(k) for part, k in zip(s.params, jax.random.split(key, len(s.params)), strict=True))
 
 
-_supports = _each("support")
+_supports, _resizes = _each("support"), _each("resize")
 
 _PRODUCT = Geometry(
     "product",
@@ -113,6 +126,8 @@ _PRODUCT = Geometry(
     steepest=lambda s, g, relative: tuple(
         part.steepest(gi, relative=relative) for part, gi in zip(s.params, g, strict=True)
     ),
+    distance=_each("distance"),
+    resize=lambda s, eps: Set(s.center, _resizes(s, eps), s.geometry),
 )
 
 
@@ -149,6 +164,11 @@ def _power_sample(s: Set, key: Any) -> Point:
     return jax.vmap(lambda part, k: part.sample(k))(s.params[0], jax.random.split(key, n))
 
 
+def _one_an_example(s: Set, eps: Any) -> Any:
+    n = jax.tree.leaves(s.center)[0].shape[0]
+    return jax.tree.map(lambda e: e if jnp.ndim(e) else jnp.broadcast_to(e, (n,)), eps)
+
+
 _batch_support = _vmapped("support")
 
 _POWER = Geometry(
@@ -161,6 +181,10 @@ _POWER = Geometry(
     hull=_vmapped("hull"),
     scale=lambda s, t: Set(s.center, (jax.vmap(lambda part: part.scale(t))(s.params[0]),), s.geometry),
     steepest=lambda s, g, relative: jax.vmap(lambda part, gi: part.steepest(gi, relative=relative))(s.params[0], g),
+    distance=_vmapped("distance"),
+    resize=lambda s, eps: Set(
+        s.center, (jax.vmap(lambda part, e: part.resize(e))(s.params[0], _one_an_example(s, eps)),), s.geometry
+    ),
 )
 
 
