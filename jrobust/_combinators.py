@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jrobust import _loops
 from jrobust._iterate import Iteration, improves, violated
 from jrobust._oracle import Bound, Oracle, joint_confidence, require
 from jrobust._tree import bind, stop_gradient, where
@@ -89,25 +90,54 @@ def tightest(*oracles: Oracle) -> Oracle:
     return _together("tightest", "upper", oracles)
 
 
-def decided(side: Side, value: Array) -> Array:
+def decided(side: Side, value: Any) -> Any:
     """Whether a bound settles its example: a violation found ("lower"), or the property proven ("upper")."""
     return violated(value) if side == "lower" else value < 0
 
 
 def _cascade(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any, *, side: Side) -> Bound:
-    keys = [jax.random.fold_in(key, i) for i in range(len(oracles))]
-    bound = oracles[0].solve(keys[0], f, s)
-    bound = _comparable(bound, side)
-    for k, oracle in zip(keys[1:], oracles[1:], strict=True):
+    def run(oracle: Oracle, i: Any, so_far: tuple[Bound, Any]) -> tuple[Bound, Any]:
+        """One more stage, and which stage decided (-1: none so far)."""
+        bound, stage = so_far
+        bound = merge(side, bound, _comparable(oracle.solve(jax.random.fold_in(key, i), f, s), side))
+        return bound, jnp.where((stage < 0) & decided(side, bound.value), i, stage)
 
-        def further(b: Bound, k: Any = k, oracle: Oracle = oracle) -> Bound:
-            return merge(side, b, _comparable(oracle.solve(k, f, s), side))
+    so_far = _undecided(oracles[0], key, f, s, side), jnp.asarray(-1, jnp.int32)
+    if any(o.host for o in oracles):
+        for i, oracle in enumerate(oracles):
+            so_far = so_far if int(so_far[1]) >= 0 else run(oracle, i, so_far)
+    elif len(oracles) > 1 and _alike(oracles):  # one loop, one program
+        stack = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *oracles)
 
-        if any(o.host for o in oracles):
-            bound = bound if bool(decided(side, bound.value)) else further(bound)
-        else:
-            bound = jax.lax.cond(decided(side, bound.value), lambda b: b, further, bound)
-    return bound
+        def further(carry: Any) -> Any:
+            i, so_far = carry
+            return i + 1, run(jax.tree.map(lambda leaf: leaf[i], stack), i, so_far)
+
+        start = jnp.asarray(0, jnp.int32), so_far
+        _, so_far = _loops.while_loop(lambda c: (c[0] < len(oracles)) & (c[1][1] < 0), further, start)
+    else:
+        for i, oracle in enumerate(oracles):
+
+            def next_stage(so_far: Any, i: int = i, oracle: Oracle = oracle) -> Any:
+                return run(oracle, jnp.asarray(i, jnp.int32), so_far)
+
+            so_far = next_stage(so_far) if i == 0 else jax.lax.cond(so_far[1] >= 0, lambda b: b, next_stage, so_far)
+    bound, decided_by = so_far
+    return bound._replace(info=bound.info | {"stage": decided_by})
+
+
+def _alike(oracles: tuple[Oracle, ...]) -> bool:
+    """Whether the oracles are one program with other numbers."""
+    avals = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), o) for o in oracles]
+    return all(other == avals[0] for other in avals[1:])
+
+
+def _undecided(oracle: Oracle, key: Any, f: Any, s: Any, side: Side) -> Bound:
+    """What is known before the first stage, in the form of its answer."""
+    shape = jax.eval_shape(lambda: _comparable(oracle.solve(key, f, s), side))
+    unknown = -jnp.inf if side == "lower" else jnp.inf
+    blank = jax.tree.map(lambda a: jnp.full(a.shape, unknown if a.dtype.kind == "f" else 0, a.dtype), shape)
+    return blank._replace(witness=None if blank.witness is None else s.center)
 
 
 def _comparable(b: Bound, side: Side) -> Bound:
@@ -133,7 +163,8 @@ def cascade(*oracles: Oracle) -> Oracle:
 
     Lower oracles stop at the first violation (an attack suite), upper ones at the first proof (a ladder of bounds). An
     oracle like any other when called; its ``stages`` let a driver run each stage on the undecided examples alone (a vmapped
-    cond pays for all). For attack-then-bound see `verify`.
+    cond pays for all). Stages that differ in numbers alone compile once. ``info["stage"]`` is the stage that decided, -1 if
+    none did. For attack-then-bound see `verify`.
 
     Raises:
       ValueError: sides that differ.

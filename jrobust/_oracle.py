@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 
-from jrobust._tree import is_traced
+from jrobust._tree import bind, is_traced
 from jrobust.typing import Array, Float, Point, Side
 
 
@@ -53,7 +53,9 @@ def _check(side: str, confidence: float) -> None:
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["run", "stages"], meta_fields=["side", "confidence", "host", "name"]
+    jax.tree_util.register_dataclass,
+    data_fields=["run", "stages", "adapt"],
+    meta_fields=["side", "confidence", "host", "name"],
 )
 @dataclasses.dataclass(frozen=True)
 class Oracle:
@@ -68,6 +70,7 @@ class Oracle:
       stages: what a driver may run piece by piece: the oracles of a cascade, or the `Iteration` of an iterative one.
       host: it runs on the host; calling it under a trace is an error.
       name: for tables.
+      adapt: ``(kind of set, number of classes) -> Oracle``, where a method differs between norms; see `adaptive`.
     """
 
     side: Side
@@ -76,6 +79,7 @@ class Oracle:
     stages: tuple[Any, ...] = ()
     host: bool = False
     name: str = "oracle"
+    adapt: Callable[[str, int], "Oracle"] | None = None
 
     def __post_init__(self) -> None:
         _check(self.side, self.confidence)
@@ -88,6 +92,20 @@ class Oracle:
                 "call it on concrete arrays, or let jr.evaluate loop over it"
             )
         return self.run(key, f, s)
+
+
+def _adapted(adapt: Callable[[str, int], Oracle], key: Any, f: Any, s: Any) -> Bound:
+    shape = jax.eval_shape(f.outputs, s.center)
+    classes = shape.shape[0] if getattr(shape, "ndim", 0) == 1 else 0
+    return adapt(s.geometry.name, classes).solve(key, f, s)
+
+
+def adaptive(side: Side, adapt: Callable[[str, int], Oracle], *, name: str) -> Oracle:
+    """An oracle that is another one for each kind of set (``"linf"``, ``"l2"``, ...) and number of classes (0: not a classifier).
+
+    ``adapt`` is called while tracing; it should be made with `bind`, so that its numbers are leaves.
+    """
+    return Oracle(side, bind(_adapted, adapt), name=name, adapt=adapt)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["run"], meta_fields=["side", "confidence", "host", "name"])

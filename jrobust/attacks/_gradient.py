@@ -1,20 +1,18 @@
 """First-order attacks on any set: FGSM and projected gradient ascent with any optax rule."""
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jrobust._iterate import Algorithm, improves, iterate, violated
+from jrobust._iterate import Algorithm, iterate
 from jrobust._objective import Objective
 from jrobust._oracle import Bound, Oracle
-from jrobust._tree import bind, stop_gradient, where
+from jrobust._tree import bind, stop_gradient
 from jrobust.attacks._rules import steepest
+from jrobust.attacks._state import Surrogate, broken, climb, keep, nothing
 from jrobust.typing import Array, Float, Point
-
-Surrogate = Callable[[Objective, Any], Float[Array, ""]]
 
 
 class AscentState(NamedTuple):
@@ -28,17 +26,6 @@ class AscentState(NamedTuple):
     last: Float[Array, ""]
 
 
-def climb(f: Objective, surrogate: Surrogate | None, z: Point) -> tuple[Float[Array, ""], Float[Array, ""], Point]:
-    """``(objective's value, surrogate, gradient of the surrogate)`` at ``z``: one forward, one backward pass."""
-
-    def both(z: Point) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        outputs = f.outputs(z)
-        return (surrogate or f.surrogate)(f, outputs), f.value(outputs)
-
-    (height, value), gradient = jax.value_and_grad(both, has_aux=True)(z)
-    return value, height, gradient
-
-
 def _init(given: Any, key: Any, f: Objective, s: Any, *, rule: Any, start: Any) -> AscentState:
     del f
     if callable(start):
@@ -47,14 +34,8 @@ def _init(given: Any, key: Any, f: Objective, s: Any, *, rule: Any, start: Any) 
         z = s.sample(key)
     else:
         z = s.center if given is None else s.project(jnp.broadcast_to(given, s.center.shape))
-    worst = jnp.asarray(-jnp.inf, jnp.result_type(*jax.tree.leaves(z)))
+    worst = nothing(z)
     return AscentState(z, rule.init(z), worst, z, worst, worst)
-
-
-def _keep(state: AscentState, z: Point, value: Float[Array, ""]) -> AscentState:
-    value = value.astype(state.value.dtype)
-    better = improves(value, state.value)
-    return state._replace(value=jnp.where(better, value, state.value), witness=where(better, z, state.witness))
 
 
 def _step(
@@ -62,7 +43,7 @@ def _step(
 ) -> AscentState:
     del key
     value, height, gradient = climb(f, surrogate, state.z)
-    state = _keep(state, state.z, value)._replace(
+    state = keep(state, state.z, value)._replace(
         height=height.astype(state.height.dtype), last=value.astype(state.last.dtype)
     )
     descent = jax.tree.map(jnp.negative, gradient)
@@ -71,17 +52,13 @@ def _step(
     return state._replace(z=z, rule=memory)
 
 
-def _best(state: AscentState, f: Objective, s: Any, *, keep: str) -> tuple[Float[Array, ""], Point]:
+def _best(state: AscentState, f: Objective, s: Any, *, last: bool) -> tuple[Float[Array, ""], Point]:
     del s
     value = f.value(f.outputs(state.z))
-    if keep == "last":
+    if last:
         return value, state.z
-    state = _keep(state, state.z, value)
+    state = keep(state, state.z, value)
     return state.value, state.witness
-
-
-def _broken(state: AscentState) -> Array:
-    return violated(state.value)
 
 
 _ABSOLUTE, _RELATIVE = steepest(), steepest(relative=True)
@@ -148,12 +125,12 @@ def pgd(
     algorithm = Algorithm(
         init,
         bind(_step, length, rule=chosen, surrogate=surrogate),
-        bind(_best, keep=keep),
+        bind(_best, last=keep == "last"),
     )
     return iterate(
         algorithm,
         steps,
-        until=_broken if early_stop else None,
+        until=broken if early_stop else None,
         trace=_heights if trace else None,
         name=f"pgd-{steps}",
     )

@@ -89,10 +89,11 @@ def evaluate(
         hashed += [digest(rows)] if out is not None else []
     first = data.rows(np.arange(min(4, data.n)))
     f = functional(model, first)
-    _checks.check_labels(data.y, jax.eval_shape(f.apply, f.leaves, first).shape[1])
+    classes = jax.eval_shape(f.apply, f.leaves, first).shape[1]
+    _checks.check_labels(data.y, classes)
     warn_if_random(model, first, f)
 
-    executor = _executor(f, threat, key, batch_size, mesh)
+    executor = _executor(f, threat, key, batch_size, mesh, classes)
     tallies = {"clean": _Tally.new("clean", None, data, False)}
     for name, oracle in oracles.items():
         tallies[name] = _Tally.new(name, oracle, data, _keeps(oracle, data, keep_witnesses))
@@ -313,14 +314,14 @@ def _keeps(oracle: Any, data: Data, keep: bool | None) -> bool:
     return size <= _WITNESS_BYTES if keep is None else keep
 
 
-def _executor(f: Any, threat: Threat, key: Any, batch_size: int, mesh: Any) -> Executor:
+def _executor(f: Any, threat: Threat, key: Any, batch_size: int, mesh: Any, classes: int) -> Executor:
     if mesh is None:
-        return Executor(f._replace(leaves=jax.device_put(f.leaves)), threat, key, batch_size)
+        return Executor(f._replace(leaves=jax.device_put(f.leaves)), threat, key, batch_size, None, classes)
     # an explicit-axes mesh would put shardings into the types of the user's model; the driver wants them inferred
     mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     f = f._replace(leaves=jax.device_put(f.leaves, everywhere))
-    return Executor(f, threat, jax.device_put(key, everywhere), -(-batch_size // mesh.size) * mesh.size, mesh)
+    return Executor(f, threat, jax.device_put(key, everywhere), -(-batch_size // mesh.size) * mesh.size, mesh, classes)
 
 
 def _describe(threat: Threat) -> str:

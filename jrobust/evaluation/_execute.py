@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._combinators import decided
 from jrobust._iterate import Iteration, violated
 from jrobust._model import Functional
 from jrobust._oracle import Bound, Oracle, Radius, RadiusOracle
@@ -151,6 +152,7 @@ class Executor:
       key: of the evaluation.
       batch_size: the largest bucket, a multiple of the mesh's size.
       mesh: of devices, or None.
+      classes: of the model.
     """
 
     model: Functional
@@ -158,6 +160,7 @@ class Executor:
     key: Any
     batch_size: int
     mesh: Any = None
+    classes: int = 0
 
     def bucket(self, count: int) -> int:
         """The size at which ``count`` examples run: a power of two (a few of them), or the batch size."""
@@ -196,6 +199,8 @@ class Executor:
 
     def bound(self, oracle: Oracle, rows: Rows, path: tuple[int, ...] = (), side: Side | None = None) -> Answer:
         """A bound for each example; witnesses are confirmed, and what is not confirmed becomes ``-inf``."""
+        if oracle.adapt is not None:
+            return self.bound(oracle.adapt(self.threat.name, self.classes), rows, path, side)
         if oracle.stages and all(isinstance(stage, Oracle) for stage in oracle.stages):
             return self._cascade(oracle, rows, path)
         if oracle.host:
@@ -237,11 +242,13 @@ class Executor:
     def _cascade(self, oracle: Oracle, rows: Rows, path: tuple[int, ...]) -> Answer:
         side: Side = oracle.side
         answer = self.bound(oracle.stages[0], rows, (*path, 0), side)
-        for i, stage in enumerate(oracle.stages[1:], 1):
-            left = np.flatnonzero(~violated(answer.value) if side == "lower" else violated(answer.value))
+        stage = np.where(decided(side, answer.value), 0, -1).astype(np.int32)
+        for i, further in enumerate(oracle.stages[1:], 1):
+            left = np.flatnonzero(stage < 0)
             if len(left):
-                answer = _merged(side, answer, left, self.bound(stage, _pick(rows, left), (*path, i), side))
-        return answer
+                answer = _merged(side, answer, left, self.bound(further, _pick(rows, left), (*path, i), side))
+                stage[left[decided(side, answer.value[left])]] = i
+        return answer._replace(info=answer.info | {"stage": stage})
 
     def _chunks(self, iteration: Iteration, rows: Rows, path: tuple[int, ...]) -> Bound:
         """An iteration with early stop: after each chunk of steps the examples still running move to the smallest bucket."""

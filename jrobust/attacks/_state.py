@@ -1,0 +1,71 @@
+"""What iterative attacks share: one gradient at a point, the worst case kept, the start, and the class that is aimed at."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jrobust._iterate import improves, violated
+from jrobust._objective import Objective
+from jrobust._tree import where
+from jrobust.objectives import with_label
+from jrobust.typing import Array, Float, Point
+
+Surrogate = Callable[[Objective, Any], Float[Array, ""]]
+
+
+def climb(f: Objective, surrogate: Surrogate | None, z: Point) -> tuple[Float[Array, ""], Float[Array, ""], Point]:
+    """``(objective's value, surrogate, gradient of the surrogate)`` at ``z``: one forward, one backward pass."""
+
+    def both(z: Point) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        outputs = f.outputs(z)
+        return (surrogate or f.surrogate)(f, outputs), f.value(outputs)
+
+    (height, value), gradient = jax.value_and_grad(both, has_aux=True)(z)
+    return value, height, gradient
+
+
+def keep(state: Any, z: Point, value: Float[Array, ""]) -> Any:
+    """The state (of fields ``value`` and ``witness``) with ``z`` as witness where it is the worst case so far."""
+    value = value.astype(state.value.dtype)
+    better = improves(value, state.value)
+    return state._replace(value=jnp.where(better, value, state.value), witness=where(better, z, state.witness))
+
+
+def broken(state: Any) -> Array:
+    """Early stop: a violation was found."""
+    return violated(state.value)
+
+
+def kept(state: Any, f: Any, s: Any) -> tuple[Float[Array, ""], Point]:
+    """The `Algorithm.best` of a state that has evaluated every point it keeps: no further pass."""
+    del f, s
+    return state.value, state.witness
+
+
+def nothing(z: Point) -> Float[Array, ""]:
+    """The value before anything was evaluated."""
+    return jnp.asarray(-jnp.inf, jnp.result_type(*jax.tree.leaves(z)))
+
+
+def on_the_sphere(s: Any, key: Any, *, uniform: bool) -> Point:
+    """A random displacement scaled to the set's radius, then clipped: uniform noise touches the face of a box, normal noise a ball."""
+    shape, dtype = s.center.shape, s.center.dtype
+    d = jax.random.uniform(key, shape, dtype, -1, 1) if uniform else jax.random.normal(key, shape, dtype)
+    size = s.distance(s.center + d)
+    return s.project(s.center + d * (s.params[0] / jnp.where(size > 0, size, 1.0)))
+
+
+def ranked(f: Objective, s: Any, rank: Any, *, by: str) -> Any:
+    """The wrong class of rank ``rank`` (1: the most likely) among the logits at the centre: one forward pass."""
+    y = with_label(f, by)
+    logits = f.outputs(s.center)
+    order = jnp.argsort(-jnp.where(jnp.arange(logits.shape[0]) == y, -jnp.inf, logits))
+    return order[rank - 1].astype(jnp.int32)
+
+
+def aimed(f: Objective, target: Any) -> Objective:
+    """The same property, with surrogates that climb towards ``target`` (None: as they are): success stays any violation."""
+    return f if target is None else dataclasses.replace(f, target=target)
