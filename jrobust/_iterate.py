@@ -77,13 +77,14 @@ class Iteration:
     def start(self, key: Any, f: Any, s: Any) -> Progress:
         """Step zero of one example."""
         init_key, key = jax.random.split(key)
-        state = self.algorithm.init(init_key, f, s)
+        state = self.algorithm.init(init_key, f.at(init_key), s)
         done = jnp.asarray(False) if self.until is None else self.until(state)
         return Progress(key, state, jnp.asarray(0, jnp.int32), done)
 
     def _one(self, progress: Progress, f: Any, s: Any) -> Progress:
         key, state, step, _ = progress
-        state = self.algorithm.step(jax.random.fold_in(key, step), state, f, s)
+        key_now = jax.random.fold_in(key, step)
+        state = self.algorithm.step(key_now, state, f.at(key_now), s)
         done = progress.done if self.until is None else self.until(state)
         return Progress(key, state, step + 1, done)
 
@@ -94,7 +95,7 @@ class Iteration:
 
     def finish(self, progress: Progress, f: Any, s: Any) -> Bound:
         """The bound that the steps so far give."""
-        value, witness = self.algorithm.best(progress.state, f, s)
+        value, witness = self.algorithm.best(progress.state, f.at(jax.random.fold_in(progress.key, self.steps)), s)
         forwards, backwards = (
             a + progress.step * b + c
             for a, b, c in zip(

@@ -5,6 +5,7 @@ traced, the arrays it closed over become arguments, and callables that trace to 
 that jit's cache sees the same function again.
 """
 
+import dataclasses
 import hashlib
 import re
 import threading
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._jaxpr import ClosedJaxpr, Jaxpr, Literal, bind_eqn, jaxpr_as_fun, trace
+from jrobust._objective import Stochastic
 from jrobust._tree import bind
 from jrobust.typing import Array, Float, PyTree
 
@@ -45,6 +47,7 @@ def functional(model: Any, x: PyTree) -> Functional:
         computed while it was traced are structure, and so are arrays inside a custom derivative's rule or inside a jitted
         function that a loop or branch calls (right, but another set of them compiles again).
       x: one batch, or its ``jax.ShapeDtypeStruct``.
+        A `Stochastic` one gives an ``apply`` of type `Random`.
 
     Returns:
       A `Functional`. A closure is traced for a batch of one and vmapped over larger ones.
@@ -60,6 +63,13 @@ def functional(model: Any, x: PyTree) -> Functional:
     >>> f.apply == g.apply, f.apply(g.leaves, jnp.ones((3, 2))).shape
     (True, (3, 2))
     """
+    if isinstance(model, Stochastic):
+        # one example of a random model is a pair (key, x)
+        keyed = lambda kx: model.model(kx[0][0], kx[1])  # noqa: E731
+        inner = bind(_keyed, model.model) if _split(model.model) is not None else keyed
+        key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+        f = functional(inner, (key, x))
+        return Functional(Random(f.apply, model.n), f.leaves)
     if not callable(model):
         raise TypeError(f"a model is a callable model(x[B, ...]) -> logits[B, K], got {type(model).__name__}")
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)), x)
@@ -72,6 +82,22 @@ def functional(model: Any, x: PyTree) -> Functional:
     program, leaves = _traced(model, x, differentiated=True)
     _check_output(program.out, x)
     return Functional(bind(_apply_program, program=program), leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class Random:
+    """The ``apply`` of a random model: as a function of x alone it is the answer of one fixed draw (for shapes)."""
+
+    apply: Callable[..., Any]
+    n: int
+
+    def __call__(self, leaves: tuple[Any, ...], x: PyTree) -> Any:
+        """One draw; drivers make the expectation of ``n``."""
+        return self.apply(leaves, (jax.random.split(jax.random.key(0), 1), x))
+
+
+def _keyed(model: Any, kx: tuple[Any, Any]) -> Any:
+    return model(kx[0][0], kx[1])
 
 
 def _check_output(out: Any, x: PyTree) -> None:
@@ -307,6 +333,8 @@ def warn_if_random(model: Any, x: PyTree, f: Functional | None = None, *, batch:
     Drivers work on one example at a time and assume neither; a few examples of ``x`` are tried. ``f`` is
     ``functional(model, x)`` where it is at hand.
     """
+    if isinstance(model, Stochastic):
+        return
     x = jax.tree.map(lambda leaf: jnp.asarray(leaf[:batch]), x)
     parts = _split(model)
     if parts is not None:

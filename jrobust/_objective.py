@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrobust._tree import as_pytree
+from jrobust._tree import as_pytree, bind
 from jrobust.typing import Array, Float, Point
 
 
@@ -19,7 +19,7 @@ def largest(f: "Objective", outputs: Any) -> Float[Array, ""]:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["outputs", "violation", "label", "target"],
+    data_fields=["outputs", "violation", "label", "target", "draws", "key"],
     meta_fields=["surrogate"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Objective:
       violation: ``outputs -> [m]``.
       surrogate: ``(objective, outputs) -> scalar``, what a gradient attack climbs unless told otherwise.
       label, target: classes, where the objective has them (surrogates such as cross-entropy read them).
+      draws: ``(key, z) -> outputs[n, ...]`` of a random model (`Stochastic`), whose ``outputs`` are the expectation over them.
+      key: of the draws that ``outputs`` are made of; `at` takes new ones.
     """
 
     outputs: Callable[[Point], Any]
@@ -38,6 +40,24 @@ class Objective:
     surrogate: Callable[["Objective", Any], Float[Array, ""]] = largest
     label: Any = None
     target: Any = None
+    draws: Callable[[Any, Point], Any] | None = None
+    key: Any = None
+
+    def at(self, key: Any) -> "Objective":
+        """With fresh draws of a random model; itself where the model is not random. Oracles call it once a step."""
+        if self.draws is None:
+            return self
+        return dataclasses.replace(self, outputs=bind(_expected, self.draws, key), key=key)
+
+    def climb(
+        self, surrogate: Callable[["Objective", Any], Any], z: Point
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """``(surrogate, value)`` at ``z``; of a random model the mean surrogate and the value of the expected outputs."""
+        if self.draws is None:
+            outputs = self.outputs(z)
+            return surrogate(self, outputs), self.value(outputs)
+        each = self.draws(self.key, z)
+        return jnp.mean(jax.vmap(lambda outputs: surrogate(self, outputs))(each)), self.value(_log_mean(each))
 
     def __call__(self, z: Point) -> Float[Array, " m"]:
         """The violations [m] at ``z``."""
@@ -46,6 +66,57 @@ class Objective:
     def value(self, outputs: Any) -> Float[Array, ""]:
         """The largest violation, the number that a `Bound` bounds; NaN where any entry is NaN."""
         return jnp.max(self.violation(outputs))
+
+
+def _log_mean(logits: Float[Array, "n K"]) -> Float[Array, " K"]:
+    """The logarithm of the mean probabilities: logits again, of the decision in expectation."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
+
+
+def _expected(draws: Callable[[Any, Point], Any], key: Any, z: Point) -> Any:
+    return _log_mean(draws(key, z))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["model"], meta_fields=["n"])
+@dataclasses.dataclass(frozen=True)
+class Stochastic:
+    """A random model and how many draws its expectation is taken over: what `stochastic` makes.
+
+    Attributes:
+      model: ``model(key, x) -> logits``, a batch for drivers, one example for `classification`.
+      n: draws, each with a key of its own.
+    """
+
+    model: Callable[[Any, Any], Any]
+    n: int
+
+    def draws(self, key: Any, x: Any) -> Any:
+        """Its answers [n, ...] to one input."""
+        return jax.vmap(lambda k: self.model(k, x))(jax.random.split(key, self.n))
+
+
+def stochastic(model: Callable[[Any, Any], Any], n: int) -> Stochastic:
+    """Wrap a random model: gradient, loss *and* decision are then expectations over ``n`` draws (EOT).
+
+    Args:
+      model: ``model(key, x[B, ...]) -> logits[B, K]`` for `evaluate`; for `classification`, of one example, -> [K].
+      n: draws an evaluation, >= 1; passes are counted as one each.
+
+    Returns:
+      What `evaluate` takes as a model and `classification` as ``logits_fn``. The decision is that of the mean probabilities. Every
+      step of an attack takes fresh draws, and the driver confirms a witness on draws that the attack did not see.
+
+    >>> import jax, jax.numpy as jnp
+    >>> noisy = stochastic(lambda key, z: jnp.array([1.0, 0.0]) + 0.1 * jax.random.normal(key, (2,)), 50)
+    >>> noisy.draws(jax.random.key(0), jnp.zeros(3)).shape
+    (50, 2)
+
+    References:
+      Athalye et al., Synthesizing robust adversarial examples, ICML 2018.
+    """
+    if not (isinstance(n, int) and n >= 1):
+        raise ValueError(f"stochastic: n must be an int >= 1, got {n!r}")
+    return Stochastic(as_pytree(model), n)
 
 
 def objective(fn: Callable[[Point], Float[Array, " m"]]) -> Objective:

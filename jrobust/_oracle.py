@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 
+from jrobust._objective import Objective
 from jrobust._tree import bind, is_traced
 from jrobust.typing import Array, Float, Point, Side
 
@@ -91,6 +92,8 @@ class Oracle:
                 f"{self.name} runs on the host and cannot be traced (it was called under jit, vmap or grad); "
                 "call it on concrete arrays, or let jr.evaluate loop over it"
             )
+        if self.side in ("upper", "exact") and isinstance(f, Objective) and f.draws is not None:
+            raise TypeError(f"{self.name} proves nothing about a random model from a few draws of it; see jr.smoothing")
         return self.run(key, f, s)
 
 
@@ -108,12 +111,20 @@ def adaptive(side: Side, adapt: Callable[[str, int], Oracle], *, name: str) -> O
     return Oracle(side, bind(_adapted, adapt), name=name, adapt=adapt)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["run"], meta_fields=["side", "confidence", "host", "name"])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["run", "adapt"],
+    meta_fields=["side", "confidence", "host", "name"],
+)
 @dataclasses.dataclass(frozen=True)
 class RadiusOracle:
     """Bounds the critical radius ``inf { eps : sup { f(z) : z in S_eps } >= 0 }`` for one example.
 
     The side speaks of the radius: attacks bound it from above ("upper"), certificates from below ("lower").
+
+    Attributes:
+      side, run, confidence, host, name: as in `Oracle`.
+      adapt: ``(kind of set, number of classes) -> Iteration`` of an iterative attack, whose steps can also be run on one set.
     """
 
     side: Side
@@ -121,6 +132,7 @@ class RadiusOracle:
     confidence: float = 1.0
     host: bool = False
     name: str = "radius"
+    adapt: Callable[[str, int], Any] | None = None
 
     def __post_init__(self) -> None:
         _check(self.side, self.confidence)

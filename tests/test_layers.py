@@ -14,8 +14,9 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     ("typing",),
     ("_tree",),
-    ("_jaxpr",),
-    ("_conv", "_objective", "_oracle"),
+    ("_checks", "_jaxpr"),
+    ("_conv", "_objective"),
+    ("_oracle",),
     ("_loops", "sets"),
     ("_iterate", "objectives", "_model", "_records", "_progress", "_statistics"),
     ("_combinators", "_drive"),

@@ -19,11 +19,7 @@ Surrogate = Callable[[Objective, Any], Float[Array, ""]]
 def climb(f: Objective, surrogate: Surrogate | None, z: Point) -> tuple[Float[Array, ""], Float[Array, ""], Point]:
     """``(objective's value, surrogate, gradient of the surrogate)`` at ``z``: one forward, one backward pass."""
 
-    def both(z: Point) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        outputs = f.outputs(z)
-        return (surrogate or f.surrogate)(f, outputs), f.value(outputs)
-
-    (height, value), gradient = jax.value_and_grad(both, has_aux=True)(z)
+    (height, value), gradient = jax.value_and_grad(lambda z: f.climb(surrogate or f.surrogate, z), has_aux=True)(z)
     return value, height, gradient
 
 
@@ -60,8 +56,11 @@ def on_the_sphere(s: Any, key: Any, *, uniform: bool) -> Point:
 
 def ranked(f: Objective, s: Any, rank: Any, *, by: str) -> Any:
     """The wrong class of rank ``rank`` (1: the most likely) among the logits at the centre: one forward pass."""
-    y = with_label(f, by)
-    logits = f.outputs(s.center)
+    return wrong_class(f.outputs(s.center), with_label(f, by), rank)
+
+
+def wrong_class(logits: Float[Array, " K"], y: Any, rank: Any) -> Any:
+    """The class of rank ``rank`` (1: the most likely) among those other than ``y``."""
     order = jnp.argsort(-jnp.where(jnp.arange(logits.shape[0]) == y, -jnp.inf, logits))
     return order[rank - 1].astype(jnp.int32)
 

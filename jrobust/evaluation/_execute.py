@@ -14,10 +14,10 @@ import numpy as np
 
 from jrobust._combinators import decided
 from jrobust._iterate import Iteration, violated
-from jrobust._model import Functional
+from jrobust._model import Functional, Random
 from jrobust._oracle import Bound, Oracle, Radius, RadiusOracle
 from jrobust._tree import bind
-from jrobust.objectives import classification
+from jrobust.objectives import classification, stochastic
 from jrobust.sets import Threat
 from jrobust.typing import Side
 
@@ -25,13 +25,16 @@ CHUNKS = (2, 4)
 CHUNK = 8
 
 
-def _logits(leaves: Any, z: Any, *, apply: Any) -> Any:
-    logits = apply(leaves, jax.tree.map(lambda leaf: leaf[None], z))[0]
+def _logits(leaves: Any, *inputs: Any, apply: Any) -> Any:
+    batch = jax.tree.map(lambda leaf: leaf[None], inputs)
+    logits = apply(leaves, batch if len(inputs) > 1 else batch[0])[0]
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # margins are never rounded to bfloat16
 
 
 def objective(apply: Any, leaves: Any, y: Any) -> Any:
     """The objective of one example."""
+    if isinstance(apply, Random):
+        return classification(stochastic(bind(_logits, leaves, apply=apply.apply), apply.n), y)
     return classification(bind(_logits, leaves, apply=apply), y)
 
 

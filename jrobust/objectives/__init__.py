@@ -1,12 +1,13 @@
 """What is bounded: classification objectives, the surrogates that attacks climb, and training losses as data."""
 
-from jrobust._objective import Loss, Objective, largest, objective
+from jrobust._objective import Loss, Objective, Stochastic, largest, objective, stochastic
 from jrobust.objectives._classification import ce, classification, dlr, logit_difference, margins, with_label
 from jrobust.objectives._losses import cross_entropy, worst_logits
 
 __all__ = [
     "Loss",
     "Objective",
+    "Stochastic",
     "ce",
     "classification",
     "cross_entropy",
@@ -15,6 +16,7 @@ __all__ = [
     "logit_difference",
     "margins",
     "objective",
+    "stochastic",
     "with_label",
     "worst_logits",
 ]

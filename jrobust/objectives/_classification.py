@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jrobust._objective import Objective
+from jrobust._objective import Objective, Stochastic
 from jrobust._tree import as_pytree, bind
 from jrobust.typing import Array, Float, Int
 
@@ -45,14 +45,15 @@ def _check_logits(logits: Any) -> None:
         )
 
 
-def classification(logits_fn: Callable[[Any], Any], y: Any, *, target: Any = None) -> Objective:
+def classification(logits_fn: Callable[[Any], Any] | Stochastic, y: Any, *, target: Any = None) -> Objective:
     """The property "``z`` is classified as ``y``" (with a target: "``z`` is not classified as ``target``").
 
     Violations are the margins ``z_j - z_y`` [K-1], j != y in increasing j; with a target the one number
     ``z_t - max_{j != t} z_j``. NaN and ties do not hold.
 
     Args:
-      logits_fn: one example -> logits [K]. If it is a pytree (``jax.tree_util.Partial``), its arrays are leaves.
+      logits_fn: one example -> logits [K]. If it is a pytree (``jax.tree_util.Partial``), its arrays are leaves. A random one:
+        ``stochastic(logits_fn, n)``.
       y: the label, an int in [0, K) (may be traced).
       target: the class that a targeted attack wants, != y.
 
@@ -65,6 +66,9 @@ def classification(logits_fn: Callable[[Any], Any], y: Any, *, target: Any = Non
     [-1.  -1.5]
     """
     violation = bind(_untargeted, y) if target is None else bind(_targeted, target)
+    if isinstance(logits_fn, Stochastic):
+        random = Objective(bind(jnp.zeros, 0), violation, ce, y, target, draws=bind(Stochastic.draws, logits_fn))
+        return random.at(jax.random.key(0))
     return Objective(as_pytree(logits_fn), violation, ce, y, target)
 
 
