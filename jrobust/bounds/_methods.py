@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jrobust._objective import Objective, objective
 from jrobust._oracle import Bound, Oracle
 from jrobust._tree import bind
-from jrobust.bounds._propagate import Method, missing, program_of, upper_bounds
+from jrobust.bounds._problem import missing, program_of
+from jrobust.bounds._propagate import Method, upper_bounds
 from jrobust.typing import Array, Float
 
-_MEMORY = 2**25
+# of one example: drivers run hundreds at once, and more rows at a time are no faster (experiments/bench/bounds.py)
+_MEMORY = 2**21
 
 
 def _solve(key: Any, f: Objective, s: Any, *, method: Method) -> Bound:
