@@ -5,7 +5,6 @@ pulls ``c`` back through affine equations by their VJP, and through others (CROW
 (IBP) stops there and takes the interval. Rows are vmapped in chunks that fit a memory budget.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +15,10 @@ import jax.numpy as jnp
 import jrobust.bounds._interval
 import jrobust.bounds._relaxations  # noqa: F401  (both fill the tables)
 from jrobust import _loops
-from jrobust._jaxpr import Equation, Program, flatten
+from jrobust._jaxpr import Equation
 from jrobust._tree import vdot
-from jrobust.bounds._tables import AFFINE, CANONICAL, INTERVAL, RELAX, Interval, Mask, is_affine
+from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of, warn_if_narrow
+from jrobust.bounds._tables import INTERVAL, RELAX, Interval, Mask, is_affine
 from jrobust.typing import Array
 
 Env = dict[int, Any]
@@ -38,70 +38,6 @@ class Method(NamedTuple):
     relax: bool
     intermediates: "Method | None"
     memory: int
-
-
-class Problem(NamedTuple):
-    """A flat program, its set, and facts about its values: `levels` of the affine chain each lies on, and whether that chain
-    starts at the input (``pure``)."""
-
-    program: Program
-    s: Any
-    levels: dict[int, int]
-    pure: frozenset[int]
-
-
-def program_of(fn: Callable[[Any], Any], *args: Any) -> Program:
-    """The flat program of ``fn``, with matrix products in full float32 where the user asked for nothing."""
-    program = flatten(fn, *args, keep=CANONICAL)
-    return dataclasses.replace(program, equations=tuple(map(_precise, program.equations)))
-
-
-def _precise(eqn: Equation) -> Equation:
-    # TF32 or bfloat16 passes of an accelerator would make the bounds those of another function
-    if "precision" in eqn.params and eqn.params["precision"] is None:
-        return dataclasses.replace(eqn, params=eqn.params | {"precision": (jax.lax.Precision.HIGHEST,) * 2})
-    return eqn
-
-
-def _mask(program: Program, eqn: Equation) -> Mask:
-    return tuple(i in program.dependent for i in eqn.inputs)
-
-
-def missing(program: Program) -> list[Equation]:
-    """The equations that depend on the input and have no interval rule."""
-    without = []
-    for eqn in program.equations:
-        mask = _mask(program, eqn)
-        if any(mask) and not (eqn.name in INTERVAL and INTERVAL[eqn.name].accepts(mask)):
-            without.append(eqn)
-    return without
-
-
-def check(program: Program, method: str) -> None:
-    """Raise, naming the primitive and its line, unless every equation can be bounded."""
-    for eqn in missing(program):
-        operands = "" if eqn.name not in INTERVAL else " in an operand that must not depend on the perturbed input"
-        raise NotImplementedError(
-            f"{method}: no rule for primitive '{eqn.name}'{operands}, used at {eqn.source}. "
-            "No method of jr.bounds supports it yet; jr.bounds.supported(fn, x, method=...) lists every such primitive, "
-            "and CONTRIBUTING.md shows how to add a rule."
-        )
-
-
-def pose(program: Program, s: Any) -> Problem:
-    """The static facts about the affine chains of a program."""
-    levels, pure = dict.fromkeys(program.inputs, 0), set(program.inputs)
-    for eqn in program.equations:
-        mask = _mask(program, eqn)
-        if not any(mask):
-            continue
-        sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
-        affine = is_affine(eqn, mask, program.avals)
-        level = AFFINE[eqn.name].level(eqn, [levels[i] for i in sources]) if affine else 0
-        levels |= dict.fromkeys(eqn.outputs, level)
-        if affine and all(i in pure for i in sources):
-            pure |= set(eqn.outputs)
-    return Problem(program, s, levels, frozenset(pure))
 
 
 def _is_box(s: Any) -> bool:
@@ -135,7 +71,7 @@ def forward(problem: Problem, method: Method) -> Bounded:
     relaxed: dict[int, Any] = {}
     refined: set[int] = set()
     for k, eqn in enumerate(program.equations):
-        mask = _mask(program, eqn)
+        mask = mask_of(program, eqn)
         if not any(mask):
             env |= dict(zip(eqn.outputs, eqn.bind([env[i] for i in eqn.inputs]), strict=True))
             continue
@@ -195,7 +131,7 @@ def _pulled(problem: Problem, env: Env, relaxed: dict[int, Any] | None, form: _F
         eqn = program.equations[k]
         if not any(o in rows for o in eqn.outputs):
             continue
-        mask = _mask(program, eqn)
+        mask = mask_of(program, eqn)
         affine = is_affine(eqn, mask, program.avals)
         if affine_only and not affine:
             return _Form(rows, offset, k + 1)
@@ -290,6 +226,7 @@ def upper_bounds(fn: Callable[[Any], Any], s: Any, method: Method) -> Array:
     """Elementwise upper bounds of the array ``fn(z)`` over the set: the interval, and the backward pass where it can be tighter."""
     program = program_of(fn, s.center)
     check(program, method.name)
+    warn_if_narrow(program)
     (out,) = program.outputs
     problem = pose(program, s)
     inner = method.intermediates if method.intermediates is not None else method

@@ -1,4 +1,4 @@
-"""Bad input, found before any work: each case is one clear error."""
+"""What the evaluation driver asks of its input beyond `jrobust._checks`: oracles, radii, rows of a batch."""
 
 import re
 from collections.abc import Mapping
@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_batch, check_inside, check_labels
 from jrobust._oracle import Oracle, RadiusOracle
 from jrobust.sets import Threat
-
-_SLACK = 1e-6  # float32 rounding of x / 255 and the like
 
 
 class Data(NamedTuple):
@@ -38,14 +37,6 @@ def _floats(a: np.ndarray) -> np.ndarray:
     return np.asarray(a, jnp.result_type(float) if a.dtype == np.float64 else np.float32)
 
 
-def check_key(key: Any) -> None:
-    """A typed PRNG key."""
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
-        raise TypeError(
-            f"key must be one typed PRNG key, jax.random.key(seed); got {getattr(key, 'dtype', type(key).__name__)}"
-        )
-
-
 def check_oracles(oracles: Any) -> None:
     """A mapping from names to oracles."""
     if not isinstance(oracles, Mapping):
@@ -59,36 +50,9 @@ def check_oracles(oracles: Any) -> None:
 
 def check_data(x: Any, y: Any) -> Data:
     """Shapes, dtypes and lengths; the values are looked at by `check_values`, batch by batch."""
-    x = x if isinstance(x, tuple) else (x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x))
-    lengths = set()
-    for a in jax.tree.leaves(x):
-        if a.ndim < 1:
-            raise ValueError("x must be a batch [N, ...], got a single number")
-        if not jnp.issubdtype(a.dtype, jnp.floating):
-            raise TypeError(
-                f"x must be floating point (inputs in [0, 1] or a stated box), got {a.dtype}; divide images by 255"
-            )
-        lengths.add(a.shape[0])
-    if len(lengths) != 1:
-        raise ValueError(f"the parts of x must have one length, got {sorted(lengths)}")
-    n = lengths.pop()
-    if n == 0:
-        raise ValueError("x is empty: there is nothing to evaluate")
-    y = np.asarray(y)
-    if y.dtype.kind not in "iu":
-        raise TypeError(f"y must be integer labels [N], got dtype {y.dtype}")
-    if y.shape != (n,):
-        raise ValueError(f"y must have shape ({n},), one label an example of x, got {y.shape}")
-    return Data(x, y.astype(np.int32), n)
-
-
-def check_labels(y: np.ndarray, classes: int) -> None:
-    """Labels within the model's classes."""
-    bad = np.flatnonzero((y < 0) | (y >= classes))
-    if len(bad):
-        raise ValueError(
-            f"y[{bad[0]}] = {y[bad[0]]} is out of range: the model has {classes} classes, labels are 0..{classes - 1}"
-        )
+    x = x if isinstance(x, tuple | dict) or (hasattr(x, "shape") and hasattr(x, "dtype")) else np.asarray(x)
+    n = check_batch(x)
+    return Data(x, check_labels(y, n), n)
 
 
 def check_eps(threat: Any, data: Data) -> Threat:
@@ -135,23 +99,5 @@ def check_values(threat: Threat, x: Any, first: int) -> None:
     """No NaN or inf, and inside the threat's box; ``first`` is the index of the first row."""
     parts = threat.args if isinstance(x, tuple) else (threat,)
     for part, a in zip(parts, jax.tree.leaves(x), strict=False):
-        _no(~np.isfinite(a), a, first, "is not finite")
-        if not re.fullmatch(r"l(inf|[\d.]+)|box", part.name):  # the others say nothing about a box
-            continue
-        box = part.args
-        lo, hi = (None if end is None else np.asarray(end, a.dtype) for end in box)
-        if lo is not None:
-            _no(a < lo - _SLACK, a, first, f"is below the box of allowed values {_ends(box)}")
-        if hi is not None:
-            _no(a > hi + _SLACK, a, first, f"is above the box of allowed values {_ends(box)}")
-
-
-def _ends(box: Any) -> str:
-    return "[" + ", ".join("array" if np.ndim(end) else f"{end}" for end in box) + "]"
-
-
-def _no(bad: np.ndarray, a: np.ndarray, first: int, what: str) -> None:
-    if bad.any():
-        at = tuple(int(i) for i in np.argwhere(bad)[0])
-        index = ", ".join(map(str, (first + at[0], *at[1:])))
-        raise ValueError(f"x[{index}] = {a[at]} {what}")
+        bounded = re.fullmatch(r"l(inf|[\d.]+)|box", part.name)  # the others say nothing about a box
+        check_inside(a, first, *(part.args if bounded else ()))

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jrobust._checks import check_classes, check_key
+from jrobust._digest import digest
 from jrobust._iterate import violated
-from jrobust._model import digest, functional, warn_if_random
+from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
 from jrobust._progress import progress_bar
 from jrobust._records import Records, open_records
@@ -77,7 +79,7 @@ def evaluate(
     """
     started = time.monotonic()
     _checks.check_oracles(oracles)
-    _checks.check_key(key)
+    check_key(key)
     if not (isinstance(batch_size, int) and batch_size >= 1):
         raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
     data = _checks.check_data(x, y)
@@ -90,7 +92,7 @@ def evaluate(
     first = data.rows(np.arange(min(4, data.n)))
     f = functional(model, first)
     classes = jax.eval_shape(f.apply, f.leaves, first).shape[1]
-    _checks.check_labels(data.y, classes)
+    check_classes(data.y, classes)
     warn_if_random(model, first, f)
 
     executor = _executor(f, threat, key, batch_size, mesh, classes)

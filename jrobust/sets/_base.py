@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_floating
 from jrobust._tree import is_traced
 from jrobust.typing import Array, Float, Point
 
@@ -118,7 +119,12 @@ class Threat:
     name: str
 
     def __call__(self, x: Point) -> Set:
-        """The set of perturbations of one example ``x``."""
+        """The set of perturbations of one example ``x``, floating (a tuple for a product).
+
+        Raises:
+          TypeError: an entry that is not floating: eps would be rounded to its kind.
+        """
+        check_floating(x)
         return self.build(self.eps, self.args, x)
 
     def family(self, eps: Any) -> "Threat":

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrobust._model import digest, functional, warn_if_random
+from jrobust._checks import check_batch, check_inside, check_key
+from jrobust._digest import digest
+from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Radius, RadiusOracle
 from jrobust._progress import progress_bar
 from jrobust._records import open_records
@@ -292,19 +294,14 @@ def _start(model: Any, x: Any, noise: Noise, key: Any, batch_size: int, mesh: An
     """Check the input, take the model apart, place it on the mesh."""
     if not isinstance(noise, Noise):
         raise TypeError(f"noise is made by jr.smoothing.gaussian(sigma), got {type(noise).__name__}")
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
-        raise TypeError(f"key must be one typed PRNG key, jax.random.key(seed); got {type(key).__name__}")
+    check_key(key)
     batch_size = _count("batch_size", batch_size)
     x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x must be floating point, got {x.dtype}; divide images by 255")
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"x must be a batch [N, ...] of at least one example, got shape {tuple(x.shape)}")
+    check_batch(x)
+    if x.ndim < 2:
+        raise ValueError(f"x must be a batch [N, ...], got shape {tuple(x.shape)}")
     for start in range(0, len(x), 1024):
-        bad = np.argwhere(~np.isfinite(np.asarray(x[start : start + 1024])))
-        if len(bad):
-            at = (start + int(bad[0][0]), *map(int, bad[0][1:]))
-            raise ValueError(f"x[{', '.join(map(str, at))}] = {x[at]} is not finite")
+        check_inside(np.asarray(x[start : start + 1024]), start)
     first = np.asarray(x[:4], np.float32)
     f = functional(model, first)
     warn_if_random(model, first)

@@ -69,3 +69,18 @@ def test_eps_is_traced_and_vmappable():
 def test_bad_input_is_one_clear_error(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+@pytest.mark.parametrize(
+    ("threat", "x"),
+    [
+        (jr.sets.linf(0.9), jnp.array([3, 2])),
+        (jr.sets.box(0, 9), [3, 2]),
+        (jr.sets.product(jr.sets.l2(0.4), jr.sets.linf(0.1)), (jnp.zeros(2), np.array([1]))),
+        (jr.sets.power(jr.sets.l1(0.4)), jnp.array([[True]])),
+    ],
+)
+def test_an_integer_centre_is_refused(threat, x):
+    """Its eps would be rounded to an integer, 0.9 to 0: a proof about nothing."""
+    with pytest.raises(TypeError, match="must be floating point"):
+        threat(x)
