@@ -94,6 +94,13 @@ def test_ibp_init():
         np.testing.assert_allclose(kernel.std() * fan_in, np.sqrt(2 * np.pi), rtol=0.03)
     np.testing.assert_array_equal(new["head"]["kernel"], params["head"]["kernel"])
     np.testing.assert_array_equal(new["body"][0]["bias"], params["body"][0]["bias"])
+    renamed = {"body": params["body"], "last": params["head"]}
+    with pytest.raises(ValueError, match=r"no layer is named 'head'; give head= one of body, .*last"):
+        models.ibp_init(jax.random.key(0), renamed)
+    kept = models.ibp_init(jax.random.key(0), renamed, head="last")
+    drawn = models.ibp_init(jax.random.key(0), renamed, head=None)
+    np.testing.assert_array_equal(kept["last"]["kernel"], params["head"]["kernel"])
+    assert not np.array_equal(drawn["last"]["kernel"], params["head"]["kernel"])
 
 
 @pytest.mark.parametrize(

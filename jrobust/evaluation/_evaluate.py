@@ -349,6 +349,13 @@ def _header(f: Any, threat: Threat, oracles: Any, key: Any, hashed: list[str], d
 
 
 def _alarm(evaluation: Evaluation) -> None:
+    lost = int(np.isnan(evaluation["clean"].value).sum())
+    if lost:
+        warnings.warn(
+            f"the model gave NaN for {lost} of {evaluation.n} examples (they count as not holding)",
+            UserWarning,
+            stacklevel=3,
+        )
     for c in evaluation.contradictions():
         warnings.warn(
             f"contradiction: {c.attack} breaks {len(c.index)} examples that {c.certificate} certifies "

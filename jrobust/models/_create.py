@@ -53,16 +53,19 @@ def create(name: str, *, shape: Sequence[int], classes: int, seed: int = 0, **op
     return model
 
 
-def ibp_init(key: PRNGKeyArray, params: PyTree, *, head: str = "head") -> PyTree:
+def ibp_init(key: PRNGKeyArray, params: PyTree, *, head: str | None = "head") -> PyTree:
     """Kernels from ``N(0, 2 pi / fan_in^2)``, with which interval bounds keep their width from layer to layer.
 
     Args:
       key: typed key.
       params: parameters as `jrobust.nnx.functional` returns them; leaves under a key ``kernel`` are drawn anew.
-      head: name of the last layer, which stays as it is.
+      head: name of the last layer, which stays as it is; None draws every kernel anew.
 
     Returns:
       New parameters; biases, norms and the head are unchanged.
+
+    Raises:
+      ValueError: there is no layer ``head``.
 
     References:
       Shi, Wang, Zhang, Yi, Hsieh. Fast certified robust training with short warmup. NeurIPS 2021.
@@ -83,5 +86,10 @@ def ibp_init(key: PRNGKeyArray, params: PyTree, *, head: str = "head") -> PyTree
         return (2 * pi) ** 0.5 / fan_in * jax.random.normal(key, leaf.shape, leaf.dtype)
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    layers = dict.fromkeys(str(getattr(entry, "key", entry)) for path, _ in leaves for entry in path[:-1])
+    if head is not None and head not in layers:
+        raise ValueError(
+            f"ibp_init: no layer is named {head!r}; give head= one of {', '.join(layers)} (the last layer keeps its kernel), or None"
+        )
     keys = jax.random.split(key, len(leaves))
     return structure.unflatten([draw(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)])

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jrobust._checks import check_classes
 from jrobust._objective import Objective, Stochastic
-from jrobust._tree import as_pytree, bind
+from jrobust._tree import as_pytree, bind, is_traced
 from jrobust.typing import Array, Float, Int
 
 
@@ -30,18 +32,22 @@ def margins(logits: Float[Array, " K"], y: Any) -> Float[Array, " K-1"]:
 
 def _untargeted(y: Any, logits: Float[Array, " K"]) -> Float[Array, " K-1"]:
     _check_logits(logits)
+    check_classes(y, logits.shape[0])
     return margins(logits, y)
 
 
-def _targeted(target: Any, logits: Float[Array, " K"]) -> Float[Array, " 1"]:
+def _targeted(y: Any, target: Any, logits: Float[Array, " K"]) -> Float[Array, " 1"]:
     _check_logits(logits)
+    check_classes(y, logits.shape[0])
+    check_classes(target, logits.shape[0], "target")
     return -jnp.max(margins(logits, target), keepdims=True)
 
 
 def _check_logits(logits: Any) -> None:
     if jnp.ndim(logits) != 1 or logits.shape[0] < 2:
         raise ValueError(
-            f"a classification objective needs logits of shape [K], K >= 2, for one example; got shape {jnp.shape(logits)}"
+            f"a classification objective needs logits of shape [K], K >= 2, for one example; got shape {jnp.shape(logits)} "
+            "(over a batch use jax.vmap, or jr.evaluate)"
         )
 
 
@@ -60,12 +66,17 @@ def classification(logits_fn: Callable[[Any], Any] | Stochastic, y: Any, *, targ
     Returns:
       An `Objective` with `ce` as surrogate.
 
+    Raises:
+      ValueError: ``target`` is ``y``; where the objective meets the logits: a class out of range, logits that are not [K].
+
     >>> import jax.numpy as jnp
     >>> f = classification(lambda z: jnp.array([1.0, 2.0, 0.5]) * z, 1)
     >>> print(f(1.0))
     [-1.  -1.5]
     """
-    violation = bind(_untargeted, y) if target is None else bind(_targeted, target)
+    if target is not None and not is_traced(y, target) and np.any(np.asarray(y) == np.asarray(target)):
+        raise ValueError(f"classification: the target must be another class than the label, both are {target}")
+    violation = bind(_untargeted, y) if target is None else bind(_targeted, y, target)
     if isinstance(logits_fn, Stochastic):
         random = Objective(bind(jnp.zeros, 0), violation, ce, y, target, draws=bind(Stochastic.draws, logits_fn))
         return random.at(jax.random.key(0))
@@ -83,6 +94,7 @@ def with_label(f: Objective, by: str) -> Any:
 
 def ce(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
     """Cross-entropy: of the label (climbing leaves it), or minus that of the target (climbing enters it)."""
+    _check_logits(logits)
     if f.target is not None:
         return -optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(f.target))
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(with_label(f, "ce")))
@@ -99,6 +111,7 @@ def dlr(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks, ICML 2020.
     """
+    _check_logits(logits)
     y = with_label(f, "dlr")
     k = logits.shape[0]
     if k < 4:
@@ -113,5 +126,6 @@ def dlr(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
 
 def logit_difference(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
     """``z_t - z_y`` for a targeted objective, ``max_{j != y} z_j - z_y`` (the margin) for an untargeted one."""
+    _check_logits(logits)
     y = with_label(f, "logit_difference")
     return jnp.max(margins(logits, y)) if f.target is None else logits[f.target] - logits[y]

@@ -1,17 +1,20 @@
 """Training losses as data (`Loss`), and how a bound on margins becomes logits again."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
+from jrobust._checks import check_classes
 from jrobust._objective import Loss
 from jrobust._tree import as_pytree
 from jrobust.typing import Array, Float, Int
 
 
 def _softmax_cross_entropy(logits: Float[Array, "B K"], y: Int[Array, " B"]) -> Float[Array, " B"]:
+    check_classes(y, logits.shape[-1])  # in a traced step they are not known; `fit` looks at them before
     return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
 
@@ -21,11 +24,21 @@ def cross_entropy(apply: Callable[..., Any]) -> Loss:
     Args:
       apply: ``apply(params, rest, x[B, ...], *, train) -> (logits[B, K], rest')``, as `jr.nnx.functional` gives.
 
+    Raises:
+      TypeError: a function of other arguments, such as a module itself.
+
     >>> import jax.numpy as jnp
     >>> loss = cross_entropy(lambda params, rest, x, *, train: (x @ params, rest))
     >>> print(loss(jnp.eye(2), None, jnp.zeros((1, 2)), jnp.array([0]))[0])
     [0.6931472]
     """
+    try:
+        inspect.signature(apply).bind(None, None, None, train=False)
+    except TypeError:
+        raise TypeError(
+            f"cross_entropy takes apply(params, rest, x, *, train) -> (logits, rest'), got {apply!r:.60}; "
+            "of an nnx.Module that is jr.nnx.functional(model).apply"
+        ) from None
     return Loss(as_pytree(apply), as_pytree(_softmax_cross_entropy))
 
 

@@ -161,9 +161,8 @@ def test_a_narrow_model_is_warned_about(key):
         UserWarning, match=r"rounds to bfloat16 \('convert_element_type' at .*test_nets.*float32 to certify"
     ):
         jr.bounds.output_bounds(model, s, method=jr.bounds.ibp())
+    x = jnp.ones((2, 6))
+    y, oracles = jnp.argmax(model(x), -1), {"crown": jr.bounds.crown()}
     with pytest.warns(UserWarning, match="bfloat16"):
-        x = jnp.ones((2, 6))
-        y = jnp.argmax(model(x), -1)
-        oracles = {"crown": jr.bounds.crown()}
         jr.evaluate(model, x, y, threat=jr.sets.linf(0.01), oracles=oracles, key=key)
     jr.bounds.output_bounds(lambda z: z @ w.astype(jnp.float32), s)  # narrow constants are known exactly: no warning

@@ -105,3 +105,28 @@ def test_a_plain_callable_loss_is_attacked(key):
     assert bool(
         jnp.all(robust(_W, None, _X, _Y, key=key, train=True)[0] > plain(_W, None, _X, _Y, key=key, train=True)[0])
     )
+
+
+@pytest.mark.parametrize(
+    ("y", "target", "message"),
+    [
+        (7, None, r"y = 7 is out of range: the model has 5 classes, labels are 0..4"),
+        (-1, None, "y = -1"),
+        (jnp.asarray(5), 0, "y = 5"),
+        (0, 9, "target = 9"),
+        (2, 2, "another class"),
+    ],
+)
+def test_a_class_out_of_range_is_refused(y, target, message):
+    with pytest.raises(ValueError, match=message):
+        jr.objectives.classification(lambda z: jnp.zeros(5) * z, y, target=target)(1.0)
+    if target is None:
+        with pytest.raises(ValueError, match=r"y\[1\] = "):
+            jr.objectives.cross_entropy(lambda p, rest, x, *, train: (jnp.zeros((2, 5)), rest))(
+                None, None, jnp.zeros((2, 1)), jnp.array([0, y])
+            )
+
+
+def test_a_module_in_the_place_of_apply_is_one_clear_error():
+    with pytest.raises(TypeError, match=r"jr\.nnx\.functional\(model\)\.apply"):
+        jr.objectives.cross_entropy(lambda x: x)
