@@ -58,8 +58,8 @@ def check_labels(y: Any, n: int) -> np.ndarray:
     return y.astype(np.int32)
 
 
-def check_classes(y: Any, classes: int, name: str = "y") -> None:
-    """Labels within the model's classes; looked at only where they are concrete."""
+def check_classes(y: Any, classes: int, name: str = "y", *, index: bool = True) -> None:
+    """Labels within the model's classes, looked at only where they are concrete; ``index``: say which one is not."""
     if is_traced(y):
         return
     labels = np.asarray(y)
@@ -68,7 +68,7 @@ def check_classes(y: Any, classes: int, name: str = "y") -> None:
     bad = np.argwhere((labels < 0) | (labels >= classes))
     if len(bad):
         at = tuple(int(i) for i in bad[0])
-        where = f"[{', '.join(map(str, at))}]" if at else ""
+        where = f"[{', '.join(map(str, at))}]" if at and index else ""
         raise ValueError(
             f"{name}{where} = {labels[at]} is out of range: the model has {classes} classes, labels are 0..{classes - 1}"
         )

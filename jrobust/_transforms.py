@@ -6,13 +6,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jrobust import _loops
+from jrobust._checks import check_classes
 from jrobust._combinators import iterations
 from jrobust._iterate import violated
 from jrobust._objective import Loss, Objective
 from jrobust._oracle import Oracle, Radius, RadiusOracle, require
-from jrobust._tree import bind, stop_gradient, where
+from jrobust._tree import bind, is_traced, stop_gradient, where
 from jrobust.objectives import classification, worst_logits
 from jrobust.sets import Threat, eps_axes, power
 from jrobust.typing import Array, Float, Point, Side
@@ -84,7 +86,8 @@ def worst_case(
             raise TypeError("a bound needs a Loss")  # refused above; said again for the reader and the type checker
         apply = loss
         if train:
-            _, rest = loss.outputs(params, rest, x, train=True)
+            out, rest = loss.outputs(params, rest, x, train=True)
+            check_classes(y, out.shape[-1], "label", index=False)
 
         def one(k: Any, xi: Any, yi: Any, t: Threat) -> Float[Array, ""]:
             f = classification(_one(apply, params, rest), yi)
@@ -235,9 +238,14 @@ class Verdict(NamedTuple):
         return self.upper - self.lower
 
     @property
-    def status(self) -> str:
-        """ "violated", "verified" or "unknown", of one concrete example."""
-        return "violated" if bool(self.violated) else "verified" if bool(self.verified) else "unknown"
+    def status(self) -> Any:
+        """ "violated", "verified" or "unknown": a string, or after vmap a NumPy array of them."""
+        if is_traced(self):
+            raise TypeError(
+                "Verdict.status is text and needs concrete arrays; under jit or vmap use .violated and .verified"
+            )
+        each = np.where(self.violated, "violated", np.where(self.verified, "verified", "unknown"))
+        return each if each.ndim else each.item()
 
 
 def verify(f: Objective, s: Any, *, key: Any, lower: Oracle, upper: Oracle) -> Verdict:

@@ -14,7 +14,9 @@ from jrobust.typing import Array, Float, Int
 
 
 def _softmax_cross_entropy(logits: Float[Array, "B K"], y: Int[Array, " B"]) -> Float[Array, " B"]:
-    check_classes(y, logits.shape[-1])  # in a traced step they are not known; `fit` looks at them before
+    check_classes(
+        y, logits.shape[-1], "label", index=False
+    )  # in a traced step they are not known; `fit` looks at them before
     return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
 
@@ -35,8 +37,9 @@ def cross_entropy(apply: Callable[..., Any]) -> Loss:
     try:
         inspect.signature(apply).bind(None, None, None, train=False)
     except TypeError:
+        given = getattr(apply, "__name__", type(apply).__name__)
         raise TypeError(
-            f"cross_entropy takes apply(params, rest, x, *, train) -> (logits, rest'), got {apply!r:.60}; "
+            f"cross_entropy takes apply(params, rest, x, *, train) -> (logits, rest'), got {given}; "
             "of an nnx.Module that is jr.nnx.functional(model).apply"
         ) from None
     return Loss(as_pytree(apply), as_pytree(_softmax_cross_entropy))

@@ -2,7 +2,7 @@
 
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._losses import blend, certified
-from jrobust.training._run import load, read_config, start_run
+from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
 from jrobust.training._step import Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
 
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "make_step",
     "read_config",
+    "restore",
     "scheduled",
     "smoothed",
     "start_run",

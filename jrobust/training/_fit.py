@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust import _loops
+from jrobust._checks import check_batch, check_inside, check_key, check_labels
 from jrobust.data import unit
 from jrobust.training import _checkpoint
 from jrobust.training._progress import deferred_interrupt, progress, say
@@ -53,6 +54,7 @@ def fit(
     epochs: int,
     batch_size: int,
     key: Any,
+    box: tuple[Any, Any] | None = (0.0, 1.0),
     augment: Callable[[Any, Any], Any] | None = None,
     chunk: int = 50,
     run: str | os.PathLike[str] | None = None,
@@ -70,11 +72,12 @@ def fit(
     Args:
       step: from `make_step`.
       state: from `init`; it is not consumed. Training goes on from ``state.step``.
-      x: images [N, ...], float in [0, 1], or uint8 in 0..255 (which stay uint8 on the device).
-      y: labels [N].
+      x: examples [N, ...], floats inside ``box``, or uint8 images in 0..255 (which stay uint8 on the device).
+      y: integer labels [N] in [0, K).
       epochs: passes over the data, >= 0.
       batch_size: examples in a step.
       key: typed key.
+      box: the values ``x`` may take, ``(lo, hi)``; None where there are no limits.
       augment: ``augment(key, x[B, ...]) -> x``, inside the compiled step, such as `jr.data.random_crop_flip`.
       chunk: steps in one compiled call, at most; the actual number divides an epoch.
       run: run directory for metrics.jsonl (one line a chunk) and checkpoints; None keeps everything in memory.
@@ -91,8 +94,9 @@ def fit(
       same software.
 
     Raises:
-      ValueError: sizes that do not fit; a run that is there without ``resume``; a checkpoint that is corrupt, of another model,
-        or of a training with other data sizes or key.
+      TypeError: a key that is no typed key; labels that are not integers.
+      ValueError: data outside ``box``, labels out of range (where the loss can tell), sizes that do not fit; a run that is there
+        without ``resume``; a checkpoint that is corrupt, of another model, or of a training with other data sizes or key.
       FloatingPointError: the loss became nan or infinite.
       KeyboardInterrupt: on Ctrl-C, after the running chunk was finished and saved.
 
@@ -107,9 +111,8 @@ def fit(
     >>> int(state.step), bool((jnp.argmax(x @ state.params, -1) == y).all())
     (80, True)
     """
-    n = len(x)
-    if len(y) != n:
-        raise ValueError(f"x has {n} examples and y has {len(y)}")
+    check_key(key)
+    x, y, n = _checked(x, y, box)
     if epochs < 0:
         raise ValueError(f"epochs is >= 0, got {epochs}")
     length, chunks = _chunking(n, batch_size, chunk)
@@ -123,6 +126,7 @@ def fit(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
     }
 
+    _rehearse(step, state, x, y, key, augment, batch_size)
     state = jax.tree.map(jnp.copy, state)  # the chunks below donate it
     best_value = -math.inf
     if run is not None:
@@ -180,6 +184,32 @@ def fit(
             if asked.is_set():
                 raise KeyboardInterrupt
     return state
+
+
+def _checked(x: Any, y: Any, box: tuple[Any, Any] | None) -> tuple[Any, np.ndarray, int]:
+    """The data as `evaluate` would take it (bytes too): examples, labels and how many."""
+    x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
+    if x.dtype == np.uint8 and x.ndim:
+        n = len(x)
+    else:
+        n = check_batch(x)
+        for start in range(0, n, 1024):
+            check_inside(np.asarray(x[start : start + 1024]), start, *(box or ()))
+    y = check_labels(y, n)
+    if y.min(initial=0) < 0:
+        raise ValueError(f"y[{y.argmin()}] = {y.min()} is out of range: labels are 0..K-1")
+    return x, y, n
+
+
+def _rehearse(step: Any, state: Any, x: Any, y: np.ndarray, key: Any, augment: Any, batch_size: int) -> None:
+    """The step on shapes alone, with the largest label known: a loss that checks its labels speaks up before any work."""
+    labels = jnp.full(batch_size, int(y.max()), jnp.int32)
+
+    def once(state: Any, x: Any, key: Any) -> Any:
+        batch = unit(x)
+        return step(state, (batch if augment is None else augment(key, batch), labels), key=key)
+
+    jax.eval_shape(once, state, jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), jnp.result_type(x)), key)
 
 
 def _fresh(run: Path, state: TrainState) -> TrainState:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jrobust.training import _checkpoint
+from jrobust.training._step import TrainState
 
 CONFIG, METRICS, CHECKPOINTS, BEST = "config.json", "metrics.jsonl", "checkpoints", "best"
 
@@ -71,11 +72,37 @@ def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
     return config
 
 
+def restore(run: str | os.PathLike[str], state: TrainState, *, best: bool = False) -> TrainState:
+    """The state of a run of `fit`, read back into the structure of ``state``.
+
+    Args:
+      run: the directory that `fit` was given as ``run``.
+      state: from `init`, with the same parameters, optimiser and ``ema`` as in that run; its numbers do not matter.
+      best: the best checkpoint that `fit` kept by its ``best`` metric instead of the newest.
+
+    Returns:
+      A `TrainState`. ``jr.nnx.merge(module, state.averaged, state.rest)`` is the model again.
+
+    Raises:
+      ValueError: no complete checkpoint, a corrupt one, or one of another model or optimiser.
+    """
+    return _checkpoint.restore(_folder(Path(run), best), state)[0]
+
+
+def _folder(run: Path, best: bool) -> Path:
+    folder = run / (BEST if best else CHECKPOINTS)
+    if _checkpoint.latest(folder) is None:
+        raise ValueError(
+            f"{run} has no complete {'best ' if best else ''}checkpoint: train it first (--resume continues)"
+        )
+    return folder
+
+
 def load(run: str | os.PathLike[str], *, best: bool = False) -> Any:
     """The trained model of a run directory, in inference mode: a batched callable, and an ``nnx.Module``.
 
     Args:
-      run: what ``jrobust train --out`` wrote.
+      run: what ``jrobust train --out`` wrote; a run of `fit` alone has no architecture in it, see `restore`.
       best: the best checkpoint that `fit` kept by its ``best`` metric instead of the newest.
 
     Returns:
@@ -87,14 +114,17 @@ def load(run: str | os.PathLike[str], *, best: bool = False) -> Any:
     from jrobust import models, nnx
 
     run = Path(run)
+    if (run / CHECKPOINTS).is_dir() and not (run / CONFIG).exists():
+        raise ValueError(
+            f"{run} was written by fit, which does not know the architecture (there is no {CONFIG}): "
+            "jr.training.restore(run, state) reads it; load is for runs of jrobust train"
+        )
     config = read_config(run)
     if not isinstance(config.get("model"), dict):
-        raise ValueError(f"{run / CONFIG} does not describe a model; it was not written by jrobust train")
-    folder = run / (BEST if best else CHECKPOINTS)
-    if _checkpoint.latest(folder) is None:
         raise ValueError(
-            f"{run} has no complete {'best ' if best else ''}checkpoint: train it first (--resume continues)"
+            f"{run / CONFIG} does not describe a model; it was not written by jrobust train (jr.training.restore reads any run)"
         )
+    folder = _folder(run, best)
     try:
         model = models.create(**config["model"])
     except TypeError as error:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jrobust._checks import check_transformation
 from jrobust._tree import vdot
 from jrobust.typing import Array, Float, PyTree
 
@@ -51,6 +52,7 @@ def init(params: PyTree, rest: PyTree, tx: optax.GradientTransformation, *, ema:
     >>> int(state.step), state.ema
     (0, None)
     """
+    check_transformation(tx, "tx")
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(params, rest, tx.init(params), jnp.zeros((), jnp.int32), average)
 
@@ -120,6 +122,7 @@ def make_step(
     >>> int(state.step), bool(second["loss"] < first["loss"])
     (2, True)
     """
+    check_transformation(tx, "tx")
     if mode not in ("train", "inference"):
         raise ValueError(f"mode is 'train' or 'inference', not {mode!r}")
     if not 0 <= decay < 1:

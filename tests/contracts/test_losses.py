@@ -121,7 +121,7 @@ def test_a_class_out_of_range_is_refused(y, target, message):
     with pytest.raises(ValueError, match=message):
         jr.objectives.classification(lambda z: jnp.zeros(5) * z, y, target=target)(1.0)
     if target is None:
-        with pytest.raises(ValueError, match=r"y\[1\] = "):
+        with pytest.raises(ValueError, match="label = "):
             jr.objectives.cross_entropy(lambda p, rest, x, *, train: (jnp.zeros((2, 5)), rest))(
                 None, None, jnp.zeros((2, 1)), jnp.array([0, y])
             )
