@@ -27,6 +27,7 @@ LOWER = {
     "restarts": jr.restarts(jr.attacks.pgd(steps=10), 4),
     "strongest": jr.strongest(jr.attacks.fgsm(), jr.attacks.pgd(steps=10)),
     "cascade of attacks": jr.cascade(jr.attacks.fgsm(), jr.attacks.pgd(steps=10)),
+    "fab within": jr.attacks.within(jr.attacks.fab(steps=20)),
     "shrink of an attack": jr.shrink(jr.attacks.pgd(steps=10), 0.5),
 }
 
@@ -42,6 +43,12 @@ ESTIMATE = {
     "mix": jr.mix(jr.attacks.pgd(steps=5), jr.bounds.ibp(), 0.3),
     "mix of losses": jr.mix(jr.attacks.pgd(steps=5), jr.bounds.ibp(), 0.3, losses=True),
     "shrink of a bound": jr.shrink(jr.bounds.ibp(), 0.5),
+}
+
+# minimum-norm attacks: the oracle, and for each kind of set how many times the optimum it finds on linear models at most
+RADIUS = {
+    "fab": (jr.attacks.fab(steps=20), {"linf": 1.01, "l2": 1.01, "l1": 1.01}),
+    "fab-t": (jr.attacks.fab(steps=20, rank=1), {"l2": 1.01}),
 }
 
 EXACT_BOUNDS = tuple(UPPER)

@@ -1,0 +1,147 @@
+"""Minimum-norm attacks on linear two-class models, where the closest violation is known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrobust as jr
+from jrobust._tree import bind
+from tests.contracts.oracles import RADIUS
+
+THREATS = {"linf": jr.sets.linf, "l2": jr.sets.l2, "l1": jr.sets.l1}
+CASES = [(name, kind) for name, (_, figures) in RADIUS.items() for kind in figures]
+
+
+def logits(w, z):
+    return jnp.tensordot(w, z, jnp.ndim(z))
+
+
+def problem(shape, n, seed=0):
+    """A random linear model and n examples with their labels."""
+    rng = np.random.default_rng(seed)
+    w, x = rng.normal(size=(2, *shape)), rng.uniform(0.1, 0.9, size=(n, *shape))
+    y = np.argmax(np.tensordot(x, w, [range(1, x.ndim), range(1, w.ndim)]), axis=1)
+    return jnp.asarray(w, jnp.float32), jnp.asarray(x, jnp.float32), jnp.asarray(y)
+
+
+@jax.jit
+def solve(oracle, threat, w, x, y):
+    def one(i, x, y):
+        f = jr.objectives.classification(bind(logits, w), y)
+        r = oracle.solve(jax.random.fold_in(jax.random.key(7), i), f, threat, x)
+        return r, f.value(f.outputs(r.witness)), threat(x).distance(r.witness)
+
+    return jax.vmap(one)(jnp.arange(len(x)), x, y)
+
+
+def optimum(kind, w, x, y, clip):
+    """The closest point where the two logits are equal: how far each entry goes follows from one number, found by sorting."""
+    g = np.asarray((w[1] - w[0]) if y == 0 else (w[0] - w[1]), np.float64).ravel()
+    x = np.asarray(x, np.float64).ravel()
+    need, a = -g @ x, np.abs(g)
+    room = np.where(g > 0, 1 - x, x) if clip else np.full(a.shape, np.inf)
+    if kind == "l1":
+        total = 0.0
+        for i in np.argsort(-a):
+            step = min(room[i], need / a[i])
+            total, need = total + step, need - a[i] * step
+        return total if need < 1e-12 else np.inf
+    rate = np.ones_like(a) if kind == "linf" else a
+    # entries saturate in the order of room / rate
+    order = np.argsort(room / rate)
+    for k in range(len(a)):
+        full, free = order[:k], order[k:]
+        t = (need - a[full] @ room[full]) / (a[free] @ rate[free])
+        if t <= room[free[0]] / rate[free[0]]:
+            d = np.minimum(t * rate, room)
+            return d.max() if kind == "linf" else np.sqrt(np.sum(d**2))
+    return np.inf
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_the_closest_violation_is_found(name, kind):
+    oracle, figures = RADIUS[name]
+    for shape, n, clip in [((6,), 8, None), ((5, 4), 3, (0.0, 1.0)), ((4, 3, 2), 1, (0.0, 1.0))]:
+        w, x, y = problem(shape, n)
+        best = np.array([optimum(kind, w, x[i], int(y[i]), clip) for i in range(n)])
+        assert np.all(np.isfinite(best))
+        r, value, distance = solve(oracle, THREATS[kind](0.3, clip=clip), w, x, y)
+        assert np.all(value >= 0)
+        np.testing.assert_allclose(r.value, distance, rtol=1e-6)
+        np.testing.assert_allclose(r.info["value"], value, atol=1e-5)
+        assert np.all(r.value >= best * (1 - 1e-4))
+        assert np.max(r.value / best) <= figures[kind] <= 1.25
+        if clip:
+            assert np.all((r.witness >= 0) & (r.witness <= 1))
+
+
+@pytest.mark.parametrize("name", RADIUS)
+def test_neither_batch_nor_eps_matter_and_keys_reproduce(name):
+    oracle, figures = RADIUS[name]
+    threat = THREATS[next(iter(figures))]
+    w, x, y = problem((6,), 8)
+    whole = solve(oracle, threat(0.3, clip=(0, 1)), w, x, y)[0]
+    part = solve(oracle, threat(2.0, clip=(0, 1)), w, x[:3], y[:3])[0]
+    np.testing.assert_allclose(part.value, whole.value[:3], rtol=1e-5)
+    again = solve(oracle, threat(0.3, clip=(0, 1)), w, x, y)[0]
+    np.testing.assert_array_equal(again.witness, whole.witness)
+    wrong = solve(oracle, threat(0.3, clip=(0, 1)), w, x[:3], 1 - y[:3])[0]
+    np.testing.assert_array_equal(wrong.value, 0.0)
+    np.testing.assert_array_equal(wrong.witness, x[:3])
+
+
+@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
+def test_within_a_set(kind, key):
+    attack = jr.attacks.within(jr.attacks.fab(steps=20, rank=1))
+    assert (attack.side, attack.adapt("linf", 2).stages[0].steps) == ("lower", 20)
+    w, x, y = problem((5, 4), 8)
+    best = np.array([optimum(kind, w, x[i], int(y[i]), True) for i in range(8)])
+
+    @jax.jit
+    @jax.vmap
+    def one(x, y, eps):
+        s = THREATS[kind](eps, clip=(0.0, 1.0))(x)
+        f = jr.objectives.classification(bind(logits, w), y)
+        b = attack.solve(key, f, s)
+        return b, f.value(f.outputs(b.witness)), s.contains(b.witness, 1e-6)
+
+    for times, breaks in ((1.02, True), (0.98, False)):
+        b, value, inside = one(x, y, jnp.asarray(times * best, jnp.float32))
+        assert np.all(inside)
+        np.testing.assert_allclose(b.value, value, atol=1e-5)
+        assert np.all((b.value >= 0) == breaks)
+        # early stop: 1 pass at the start and 1 at the end, 2 a step
+        assert np.all(b.info["forwards"] == 2 + 2 * b.info["backwards"])
+        assert np.all(b.info["backwards"] <= 10) if breaks else np.all(b.info["backwards"] == 20)
+
+
+def test_ranks_are_one_program_in_a_cascade(key):
+    attack = jr.cascade(*(jr.attacks.within(jr.attacks.fab(steps=10, rank=r)) for r in (1, 2, 3)))
+    w = jax.random.normal(key, (4, 6))
+    x = jax.random.uniform(key, (6,))
+    order = jnp.argsort(-w @ x)
+    f = jr.objectives.classification(bind(logits, w), order[0])
+    # aimed at one class only: the radius towards it, in the order of the ranks
+    towards = jax.jit(lambda r: jr.attacks.fab(steps=20, rank=r).solve(key, f, jr.sets.l2(0.0), x).value)
+    radii = [towards(r) for r in (1, 2, 3)]
+    margins = [(w[order[0]] - w[order[r]]) for r in (1, 2, 3)]
+    exact = [float(m @ x / jnp.linalg.norm(m)) for m in margins]
+    np.testing.assert_allclose(radii[int(np.argmin(exact))], min(exact), rtol=0.02)
+    bound = jax.jit(attack.solve)(key, f, jr.sets.l2(1.02 * min(exact))(x))
+    assert int(bound.info["stage"]) >= 0
+    text = str(jax.make_jaxpr(lambda: attack.solve(key, f, jr.sets.l2(0.1)(x)))())
+    one = str(jax.make_jaxpr(lambda: attack.stages[0].solve(key, f, jr.sets.l2(0.1)(x)))())
+    assert len(text) < 1.5 * len(one)
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="minimum-norm attack"):
+        jr.attacks.within(jr.critical_radius(jr.attacks.fgsm(), upper=1.0))
+    with pytest.raises(ValueError, match="steps"):
+        jr.attacks.fab(steps=0)
+    with pytest.raises(ValueError, match="start"):
+        jr.attacks.fab(start="edge")
+    f = jr.objectives.classification(lambda z: z, 0)
+    with pytest.raises(ValueError, match="l3"):
+        jr.attacks.fab().solve(jax.random.key(0), f, jr.sets.lp(3.0, 0.1), jnp.ones(2))
