@@ -2,8 +2,27 @@
 
 from jrobust.attacks._apgd import apgd
 from jrobust.attacks._fab import fab
-from jrobust.attacks._gradient import fgsm, pgd
+from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
 from jrobust.attacks._minimum import minimize, within
+from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
 from jrobust.attacks._rules import steepest
+from jrobust.attacks._square import square
 
-__all__ = ["apgd", "fab", "fgsm", "minimize", "pgd", "steepest", "within"]
+__all__ = [
+    "apgd",
+    "bim",
+    "di_fgsm",
+    "fab",
+    "fgsm",
+    "frank_wolfe",
+    "mim",
+    "minimize",
+    "ni_fgsm",
+    "pgd",
+    "rfgsm",
+    "si_fgsm",
+    "steepest",
+    "ti_fgsm",
+    "vmi_fgsm",
+    "within",
+]

@@ -1,5 +1,6 @@
 """First-order attacks on any set: FGSM and projected gradient ascent with any optax rule."""
 
+import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jrobust._objective import Objective
 from jrobust._oracle import Bound, Oracle
 from jrobust._tree import bind, stop_gradient
 from jrobust.attacks._rules import steepest
-from jrobust.attacks._state import Surrogate, broken, climb, keep, nothing
+from jrobust.attacks._state import Surrogate, broken, climb, keep, nothing, with_last
 from jrobust.typing import Array, Float, Point
 
 
@@ -53,12 +54,9 @@ def _step(
 
 
 def _best(state: AscentState, f: Objective, s: Any, *, last: bool) -> tuple[Float[Array, ""], Point]:
-    del s
-    value = f.value(f.outputs(state.z))
     if last:
-        return value, state.z
-    state = keep(state, state.z, value)
-    return state.value, state.witness
+        return f.value(f.outputs(state.z)), state.z
+    return with_last(state, f, s)
 
 
 _ABSOLUTE, _RELATIVE = steepest(), steepest(relative=True)
@@ -169,3 +167,92 @@ def fgsm(*, surrogate: Surrogate | None = None) -> Oracle:
       Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
     """
     return Oracle("lower", bind(_fgsm, surrogate=surrogate), name="fgsm")
+
+
+def _kicked(alpha: Any, key: Any, s: Any) -> Point:
+    noise = jax.tree.map(
+        lambda a, k: jax.random.normal(k, a.shape, a.dtype),
+        s.center,
+        jax.tree.unflatten(jax.tree.structure(s.center), jax.random.split(key, len(jax.tree.leaves(s.center)))),
+    )
+    return jax.tree.map(lambda a, d: a + alpha * d, s.center, s.steepest(noise, relative=True))
+
+
+def rfgsm(*, alpha: Any = 0.5, surrogate: Surrogate | None = None) -> Oracle:
+    """R+FGSM: a random step of ``alpha`` radii, then one gradient step of the rest.
+
+    Args:
+      alpha: share of the radius that the random step takes, in [0, 1); traced.
+      surrogate: what is climbed; None takes the objective's own.
+
+    Returns:
+      An `Oracle` of side "lower".
+
+    Guarantee: a lower bound, attained at ``witness``.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z[0], 0)
+    >>> rfgsm().solve(jax.random.key(0), f, jr.sets.linf(0.3)(jnp.array([0.5]))).value < -0.3
+    Array(True, dtype=bool)
+
+    References:
+      Tramer et al., Ensemble adversarial training: attacks and defenses, ICLR 2018.
+    """
+    one = pgd(steps=1, step=1.0 - alpha, start=bind(_kicked, alpha), rule=_RELATIVE, surrogate=surrogate)
+    return dataclasses.replace(one, name="rfgsm")
+
+
+class _Wolfe(NamedTuple):
+    """The iterate, the averaged gradient, steps so far, and the worst case among evaluated points."""
+
+    z: Point
+    momentum: Point
+    count: Array
+    value: Float[Array, ""]
+    witness: Point
+
+
+def _wolfe_init(key: Any, f: Objective, s: Any) -> _Wolfe:
+    del key, f
+    x = s.center
+    return _Wolfe(x, jax.tree.map(jnp.zeros_like, x), jnp.asarray(0, jnp.int32), nothing(x), x)
+
+
+def _wolfe_step(memory: Any, key: Any, state: _Wolfe, f: Objective, s: Any, *, surrogate: Surrogate | None) -> _Wolfe:
+    del key
+    value, _, gradient = climb(f, surrogate, state.z)
+    state = keep(state, state.z, value)
+    momentum = jax.tree.map(lambda m, g: memory * m + (1 - memory) * g, state.momentum, gradient)
+    share = 2.0 / (state.count + 2.0)
+    # a convex combination of points of the set: no projection
+    z = jax.tree.map(lambda a, v: a + share.astype(a.dtype) * (v - a), state.z, s.argsup(momentum))
+    return state._replace(z=z, momentum=momentum, count=state.count + 1)
+
+
+def frank_wolfe(*, steps: int = 40, memory: Any = 0.9, surrogate: Surrogate | None = None) -> Oracle:
+    """Frank-Wolfe ascent: move towards the set's own linear maximiser; never projects, for every set that is convex.
+
+    ``z <- z + 2 / (t + 2) (argsup(m) - z)`` with the averaged gradient m.
+
+    Args:
+      steps: >= 1 (structure).
+      memory: of the averaged gradient, in [0, 1); traced. 0 is the plain method.
+      surrogate: what is climbed; None takes the objective's own.
+
+    Returns:
+      An `Oracle` of side "lower".
+
+    Guarantee: a lower bound, attained at ``witness``. Exact on linear models after one step.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z[0], 0)
+    >>> print(frank_wolfe(steps=2).solve(jax.random.key(0), f, jr.sets.linf(0.25)(jnp.array([0.5]))).value)
+    -0.5
+
+    References:
+      Chen et al., A Frank-Wolfe framework for efficient and effective adversarial attacks, AAAI 2020.
+    Deviations:
+      The step is the classic 2 / (t + 2), not a constant, and the set is not enlarged first.
+    """
+    algorithm = Algorithm(_wolfe_init, bind(_wolfe_step, memory, surrogate=surrogate), with_last)
+    return iterate(algorithm, steps, name=f"frank-wolfe-{steps}")

@@ -41,6 +41,12 @@ def kept(state: Any, f: Any, s: Any) -> tuple[Float[Array, ""], Point]:
     return state.value, state.witness
 
 
+def with_last(state: Any, f: Objective, s: Any) -> tuple[Float[Array, ""], Point]:
+    """The `Algorithm.best` of a state whose iterate ``z`` is yet to be judged: one forward pass."""
+    state = keep(state, state.z, f.value(f.outputs(state.z)))
+    return kept(state, f, s)
+
+
 def nothing(z: Point) -> Float[Array, ""]:
     """The value before anything was evaluated."""
     return jnp.asarray(-jnp.inf, jnp.result_type(*jax.tree.leaves(z)))
