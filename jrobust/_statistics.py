@@ -53,6 +53,21 @@ def sign_test(first: Any, second: Any) -> np.ndarray:
     return np.asarray(np.minimum(1.0, 2 * upper))
 
 
+_READS = {"lower": "at most", "upper": "at least", "exact": "exact", "estimate": "bounds nothing"}
+_RADIUS = {**_READS, "lower": "at least", "upper": "at most"}
+
+
+def reads(side: str, quantity: str = "accuracy") -> str:
+    """How a number of that side reads: what an attack left is at most the robust accuracy's value, what is proven at least.
+
+    The side speaks of the worst case, which is large where accuracy is small; the side of a radius is that of the number itself.
+
+    >>> reads("lower"), reads("lower", "radius")
+    ('at most', 'at least')
+    """
+    return (_RADIUS if quantity == "radius" else _READS)[side]
+
+
 class Accuracy(NamedTuple):
     """A share of examples, with the exact (Clopper-Pearson) interval of the share in the population they were drawn from.
 
@@ -79,6 +94,9 @@ class Accuracy(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+    def __repr__(self) -> str:
+        return f"Accuracy({reads(self.side)} {self}, n={self.n}, confidence={self.confidence:g})"
 
 
 def proportion(count: int, n: int, *, side: Side, confidence: float = 1.0, level: float = 0.95) -> Accuracy:

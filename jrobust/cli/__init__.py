@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from jrobust import __version__
+
 _DESCRIPTION = "How bad can a model get over a set of inputs, and who says so? Attacks, proofs, smoothing and robust training in JAX."
 _COMMANDS = {
     "demo": "train three small nets on digits, attack and certify them, and write a report (start here)",
@@ -27,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0 on success, 2 on bad input (one line on stderr), 130 on Ctrl-C (what was finished is kept).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        print(f"jrobust {__version__}")
+        return 0
     try:
         import rich  # noqa: F401
         import tyro  # noqa: F401

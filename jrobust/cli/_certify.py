@@ -15,7 +15,7 @@ from jrobust.evaluation._sections import correct_radii
 def certify(
     *,
     run: str,
-    sigma: float,
+    sigma: _common.Number,
     n: int = 10_000,
     examples: int | None = None,
     n0: int = 100,

@@ -9,13 +9,41 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 import jrobust as jr
+from jrobust._statistics import reads
 from jrobust.evaluation import Row
 from jrobust.evaluation._report import cells, threat_of
+
+
+def number(text: str) -> float:
+    """A number as people write it: 0.1, 1e-3, 8/255.
+
+    >>> number("8/255") == 8 / 255, number("0.25")
+    (True, 0.25)
+    """
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a fraction such as 8/255, got {text!r}") from None
+
+
+Number = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|A/B",
+        instance_from_str=lambda words: number(words[0]),
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [f"{value:g}"],
+    ),
+]
+"""A float on the command line that may be a fraction."""
 
 NORMS: dict[str, Callable[..., Any]] = {"linf": jr.sets.linf, "l2": jr.sets.l2, "l1": jr.sets.l1}
 
@@ -64,6 +92,10 @@ def load_model(path: str) -> Callable[[Any], Any]:
         if not hasattr(model, part):
             raise ValueError(f"--model {path}: {module} has no {name}")
         model = getattr(model, part)
+    if isinstance(model, type):
+        raise ValueError(
+            f"--model {path}: it is a class; name an instance of it, or a function x[B, ...] -> logits[B, K]"
+        )
     if not callable(model):
         raise ValueError(f"--model {path}: it is a {type(model).__name__}, not a function x[B, ...] -> logits[B, K]")
     return model
@@ -122,7 +154,7 @@ def command_of(name: str, config: Mapping[str, Any], function: Callable[..., Any
 
 
 def show(rows: Sequence[Row], notes: Sequence[str] = (), title: str | None = None) -> None:
-    """The table on stdout: every number with its n, side, interval and confidence."""
+    """The table on stdout: every number with its n, how it reads ("at most", "at least", "exact"), interval and confidence."""
     from rich.console import Console
     from rich.table import Table
 
@@ -131,7 +163,7 @@ def show(rows: Sequence[Row], notes: Sequence[str] = (), title: str | None = Non
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in ("model", "method", "threat"):
         table.add_column(column, no_wrap=True)
-    table.add_column("side")
+    table.add_column("true value", no_wrap=True)
     for column in ("value", "interval", "n", "confidence"):
         table.add_column(column, justify="right", no_wrap=True)
     colours = {"lower": "red", "upper": "green", "exact": "default"}
@@ -142,7 +174,7 @@ def show(rows: Sequence[Row], notes: Sequence[str] = (), title: str | None = Non
         colour = "green" if r.quantity == "radius" else colours.get(r.side, "default")
         value, interval = cells(r)
         table.add_row(
-            r.model if r.model != before else "", r.name, threat_of(r), f"[{colour}]{r.side}[/]", value,
+            r.model if r.model != before else "", r.name, threat_of(r), f"[{colour}]{reads(r.side, r.quantity)}[/]", value,
             interval.replace("[", "\\["), str(r.n), f"{r.confidence:g}",
         )  # fmt: skip
         before = r.model

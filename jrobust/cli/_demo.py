@@ -24,7 +24,7 @@ def demo(
     out: str = "demo-out",
     seed: int = 0,
     epochs: int = 40,
-    eps: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15),
+    eps: tuple[_common.Number, ...] = (0.02, 0.05, 0.1, 0.15),
     n: int | None = None,
     draws: int = 2000,
 ) -> tuple[Section, ...]:

@@ -23,7 +23,7 @@ def evaluate(
     x: str | None = None,
     y: str | None = None,
     oracle: tuple[str, ...] = ("clean", "pgd", "crown-ibp"),
-    eps: tuple[float, ...] = (),
+    eps: tuple[_common.Number, ...] = (),
     norm: Literal["linf", "l2", "l1"] = "linf",
     n: int | None = None,
     split: Literal["test", "train"] = "test",
@@ -37,7 +37,7 @@ def evaluate(
 ) -> Section:
     """Attack and certify a model: a run of ``jrobust train`` (--run), or a function of yours on your arrays (--model, --x, --y).
 
-    Every number is printed with its n, its side (an attack bounds robust accuracy from above, a proof from below), its interval
+    Every number is printed with its n, how it reads (the true value is at most what an attack left, at least what is proven), its interval
     and its confidence. With results on disk (--run, or --out) the same command goes on where it was interrupted.
 
     Args:
@@ -46,7 +46,7 @@ def evaluate(
       x: .npy file of inputs [N, ...] in [0, 1], for --model.
       y: .npy file of integer labels [N], for --model.
       oracle: clean; attacks: fgsm, pgd; proofs: ibp (fast, loose), crown-ibp, crown (tight, slow).
-      eps: radii in input units, as many as you like; by default the run's own.
+      eps: radii in input units, as many as you like (0.1, 8/255); by default the run's own.
       norm: of the perturbation.
       n: only the first N examples.
       split: of the run's data set.

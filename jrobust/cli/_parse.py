@@ -65,7 +65,7 @@ def _later(command: Callable[..., Any]) -> Callable[..., Any]:
 def _one_line(box: str) -> str:
     """The text of tyro's box, without its frame and its copy of the help."""
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    title, *rest = [line for line in lines if line] or ["bad arguments"]
+    title, *rest = [line for line in lines if line.strip("-")] or ["bad arguments"]
     kept: list[str] = []
     for i, line in enumerate(rest):
         if line.startswith(("Argument helptext", "For full helptext")):

@@ -12,6 +12,7 @@ import optax
 
 import jrobust as jr
 from jrobust import data, models, nnx, training
+from jrobust.cli._common import Number
 
 METHODS = ("natural", "pgd", "ibp")
 
@@ -30,7 +31,7 @@ class Train:
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10 or vit-tiny"""
     method: str = "natural"
     """natural, pgd (on adversarial examples) or ibp (on interval bounds, so that the model can be certified)"""
-    eps: float = 0.1
+    eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None
     """passes over the data; by default 12, or as many as make 3000 steps"""
@@ -39,7 +40,7 @@ class Train:
     out: str | None = None
     """run directory; by default runs/DATASET-MODEL-METHOD-EPS-SEED"""
     resume: bool = False
-    """go on from the newest complete checkpoint of the run directory"""
+    """go on from the newest complete checkpoint of the run directory; all else, --epochs included, must be as it was"""
     data_dir: str | None = None
     """tensorflow_datasets directory ($TFDS_DATA_DIR by default)"""
     batch_size: int = 128

@@ -5,8 +5,11 @@ import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from jrobust._statistics import reads
 from jrobust.evaluation import _plots
+from jrobust.evaluation._results import Curve, Evaluation
 from jrobust.evaluation._sections import Row, Section
 
 _STYLE = """
@@ -28,18 +31,20 @@ figure,tr,pre{break-inside:avoid}}
 @media(max-width:40rem){body{padding:.9rem}}
 """
 
-_SIDES = """<p class="lead">Robust accuracy is never measured, only bounded. <span class="side lower">lower</span> comes from an
-attack: it found that much of the worst case, so the true robust accuracy is <b>at most</b> this number.
-<span class="side upper">upper</span> comes from a proof: the true robust accuracy is <b>at least</b> this number.
-<span class="side exact">exact</span> is counted. For a radius the side is that of the radius itself. Intervals are about the choice of
+_SIDES = """<p class="lead">Robust accuracy is never measured, only bounded. An attack found that much of the worst case, so the true
+robust accuracy is <span class="side lower">at most</span> this number. A proof shows that the true robust accuracy is
+<span class="side upper">at least</span> this number. <span class="side exact">exact</span> is counted. Intervals are about the choice of
 the n examples; <i>confidence</i> is that of each single statement (1 = deterministic, up to rounding).</p>"""
 
 
-def report(sections: Sequence[Section], path: str | os.PathLike[str], *, title: str = "Robustness report") -> Path:
+def report(
+    sections: Section | Sequence[Any], path: str | os.PathLike[str], *, title: str = "Robustness report"
+) -> Path:
     """Write one HTML page that needs no other file and no network.
 
     Args:
-      sections: one a model (`read_sections` finds them in directories).
+      sections: a `Section`, or several, one a model: ``Section(title, rows_of(evaluation, model=title, seed=seed))`` of an
+        `Evaluation` or `Curve`; `read_sections` finds them in directories.
       path: of the page; its directory is made.
       title: of the page.
 
@@ -47,6 +52,7 @@ def report(sections: Sequence[Section], path: str | os.PathLike[str], *, title: 
       The path.
 
     Raises:
+      TypeError: something else than sections.
       ValueError: no sections.
       ImportError: matplotlib is missing.
 
@@ -56,6 +62,12 @@ def report(sections: Sequence[Section], path: str | os.PathLike[str], *, title: 
     ...     "at most" in report([Section("net", (row,))], Path(folder) / "r.html").read_text()
     True
     """
+    sections = (sections,) if isinstance(sections, Section) else sections
+    if isinstance(sections, Evaluation | Curve) or not all(isinstance(s, Section) for s in sections):
+        raise TypeError(
+            f"report takes sections, got {type(sections).__name__}; an Evaluation or Curve becomes one by "
+            "Section(title, rows_of(evaluation, model=title, seed=seed))"
+        )
     if not sections:
         raise ValueError("a report needs at least one section")
     parts = [f"<h1>{escape(title)}</h1>", _SIDES]
@@ -77,14 +89,14 @@ def report(sections: Sequence[Section], path: str | os.PathLike[str], *, title: 
 
 
 def _table(rows: Sequence[Row]) -> str:
-    head = ("model", "method", "threat", "side", "value", "interval", "n", "confidence", "seed")
+    head = ("model", "method", "threat", "true value", "value", "interval", "n", "confidence", "seed")
     numeric = {4, 5, 6, 7, 8}
     lines = ["".join(f'<th class="num">{h}</th>' if i in numeric else f"<th>{h}</th>" for i, h in enumerate(head))]
     body, before = [], None
     for r in rows:
         value, interval = cells(r)
         proof = r.quantity == "radius" and r.side == "lower"  # coloured as what it is: a radius is proven from below
-        side = f'<span class="side {"upper" if proof else escape(r.side)}">{escape(r.side)}</span>'
+        side = f'<span class="side {"upper" if proof else escape(r.side)}">{reads(r.side, r.quantity)}</span>'
         texts = [
             escape(r.model if r.model != before else ""), escape(r.name), escape(threat_of(r)), side, value, interval,
             f"{r.n}", f"{r.confidence:g}", f"{r.seed}",

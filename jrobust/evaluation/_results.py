@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jrobust._statistics import Accuracy, proportion
+from jrobust._statistics import Accuracy, proportion, reads
 from jrobust.typing import Side
 
 
@@ -57,6 +57,10 @@ class Result:
                 f"{self.name} ({self.oracle}) is an estimate: it bounds nothing, so no accuracy follows from it"
             )
         return proportion(int(self.holds.sum()), self.n, side=self.side, confidence=self.confidence, level=level)
+
+    def __repr__(self) -> str:
+        share = "an estimate" if self.side == "estimate" else f"accuracy {reads(self.side)} {self.holds.mean():.4f}"
+        return f"Result({self.name!r}: {share}, n={self.n}, side={self.side!r}, oracle={self.oracle!r})"
 
 
 class Contradiction(NamedTuple):
@@ -139,17 +143,31 @@ class Evaluation:
         return found
 
     def table(self, level: float = 0.95) -> Table:
-        """One row a result: n, side, accuracy with its interval, confidence."""
-        columns = ("name", "threat", "n", "side", "accuracy", f"{level:.0%} interval", "confidence", "oracle")
-        rows = tuple(dict(zip(columns, self._row(r, level), strict=True)) for r in self.results.values())
+        """One row a result: n, how its accuracy reads ("at most", "at least", "exact"), its interval, confidence.
+
+        Each row also holds the ``side`` behind the words.
+        """
+        columns = ("name", "threat", "n", "true value", "accuracy", f"{level:.0%} interval", "confidence", "oracle")
+        rows = tuple(
+            {**dict(zip(columns, self._row(r, level), strict=True)), "side": r.side} for r in self.results.values()
+        )
         return Table(columns, rows, tuple(self._notes()))
 
     def _row(self, r: Result, level: float) -> Sequence[Any]:
         threat = "none" if r.name == "clean" else self.threat
         if r.side == "estimate":
-            return r.name, threat, r.n, r.side, "-", "bounds nothing", f"{r.confidence:g}", r.oracle
+            return r.name, threat, r.n, reads(r.side), "-", "-", f"{r.confidence:g}", r.oracle
         a = r.accuracy(level)
-        return r.name, threat, r.n, r.side, a.value, f"[{a.low:.4f}, {a.high:.4f}]", f"{r.confidence:g}", r.oracle
+        return (
+            r.name,
+            threat,
+            r.n,
+            reads(r.side),
+            a.value,
+            f"[{a.low:.4f}, {a.high:.4f}]",
+            f"{r.confidence:g}",
+            r.oracle,
+        )
 
     def _notes(self) -> Iterator[str]:
         for c in self.contradictions():
@@ -160,6 +178,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         return str(self.table())
+
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(self.results)}; {self.threat}, n={self.n})"
 
 
 class Curve(NamedTuple):
@@ -178,8 +199,13 @@ class Curve(NamedTuple):
         return tuple(e[name].accuracy(level) for e in self.evaluations)
 
     def table(self, level: float = 0.95) -> Table:
-        """The tables of all radii, one below the other."""
+        """The tables of all radii, one below the other; the clean row, which is the same in all, once."""
         tables = [e.table(level) for e in self.evaluations]
-        return Table(
-            tables[0].columns, tuple(r for t in tables for r in t.rows), tuple(n for t in tables for n in t.notes)
-        )
+        rows = [row for i, t in enumerate(tables) for row in t.rows if not (i and row["name"] == "clean")]
+        return Table(tables[0].columns, tuple(rows), tuple(n for t in tables for n in t.notes))
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __repr__(self) -> str:
+        return f"Curve({', '.join(self.evaluations[0])}; eps {', '.join(f'{e:g}' for e in self.eps)}, n={self.evaluations[0].n})"

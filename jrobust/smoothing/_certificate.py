@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jrobust._statistics import Accuracy, proportion
+from jrobust._statistics import Accuracy, proportion, reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +81,15 @@ class Certificate:
         return tuple(self.accuracy(y, radius, level=level) for radius in radii)
 
     def table(self, y: Any, radii: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0), *, level: float = 0.95) -> str:
-        """Certified accuracies as plain text, every number with its n, side and confidence."""
-        rows = [("radius", "n", "side", "accuracy", f"{level:.0%} interval", "confidence", "noise")]
+        """Certified accuracies as plain text, every number with its n, how it reads ("at least") and its confidence."""
+        rows = [("radius", "n", "true value", "accuracy", f"{level:.0%} interval", "confidence", "noise")]
         for radius, a in zip(radii, self.curve(y, radii, level=level), strict=True):
             interval = f"[{a.low:.4f}, {a.high:.4f}]"
             rows.append(
                 (
                     f"{self.norm} {radius:g}",
                     f"{a.n}",
-                    a.side,
+                    reads(a.side),
                     f"{a.value:.4f}",
                     interval,
                     f"{a.confidence:g}",

@@ -26,6 +26,10 @@ def cosine(x):
     return jnp.cos(linear(x))
 
 number = 3
+
+class Net:
+    def __call__(self, x):
+        return linear(x)
 """
 
 
@@ -52,11 +56,11 @@ def replaced(flag, value):
 
 
 def test_evaluate_a_function_on_arrays(here, capsys):
-    options = ["--eps", "0", "0.1", "0.3", "--oracle", "clean", "fgsm", "pgd", "ibp", "crown", "--restarts", "2"]
+    options = ["--eps", "0", "1/10", "0.3", "--oracle", "clean", "fgsm", "pgd", "ibp", "crown", "--restarts", "2"]
     assert main([*MINE, *options, "--out", "result"]) == 0
     table = capsys.readouterr().out
-    assert "lower" in table
-    assert "upper" in table
+    assert "at most" in table
+    assert "at least" in table
     assert "confidence" in table
     summary = json.loads(Path("result/summary.json").read_text())
     share = {(r["name"], r["eps"]): r["value"] for r in summary["rows"]}
@@ -124,6 +128,7 @@ def test_bad_y(here, capsys, y):
         ("nets_of_mine:flat", "[B, K]"),
         ("nets_of_mine:nothing", "has no nothing"),
         ("nets_of_mine:number", "is a int"),
+        ("nets_of_mine:Net", "it is a class"),
         ("no_such_module:f", "no_such_module"),
         ("nets_of_mine", "pkg.module:function"),
         ("net.onnx", "ONNX"),
@@ -139,6 +144,7 @@ def test_bad_model(here, capsys, model, message):
         ([*MINE], "--eps"),
         ([*MINE, "--eps", "-0.1"], ">= 0"),
         ([*MINE, "--eps", "nan"], "finite"),
+        ([*MINE, "--eps", "8/0"], "--eps"),
         ([*MINE, "--eps", "0.1", "--oracle", "crwn"], "did you mean 'crown'"),
         ([*MINE, "--eps", "0.1", "--n", "0"], "--n"),
         ([*MINE, "--eps", "0.1", "--batch-size", "0"], "batch_size"),

@@ -4,6 +4,7 @@ import builtins
 
 import pytest
 
+import jrobust as jr
 from jrobust.cli import main
 
 
@@ -13,6 +14,11 @@ def test_help(command, capsys):
     said = capsys.readouterr()
     assert "usage: jrobust" in said.out
     assert said.err == ""
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jrobust {jr.__version__}\n"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 import jrobust as jr
 from jrobust._statistics import proportion
-from jrobust.evaluation import Evaluation, Result, metrics
+from jrobust.evaluation import Curve, Evaluation, Result, Section, metrics, report, rows_of
 
 
 def result(name, side, holds, correct=None, confidence=1.0):
@@ -80,6 +80,13 @@ def test_table_says_n_side_confidence_and_interval():
     for row in table.rows:
         assert row["n"] == 5
         assert row["side"] == ALL[row["name"]].side
+    words = {row["name"]: row["true value"] for row in table.rows}
+    assert (words["clean"], words["attack"], words["proof"], words["guess"]) == (
+        "exact",
+        "at most",
+        "at least",
+        "bounds nothing",
+    )
     text = str(table)
     assert "0.6000" in text
     assert "[0.1466, 0.9473]" in text
@@ -98,3 +105,20 @@ def test_contradictions():
 def test_a_missing_name_is_named():
     with pytest.raises(KeyError, match="there are clean, attack"):
         ALL["none"]
+
+
+def test_reprs_are_one_line_and_a_curve_is_clean_once():
+    curve = Curve(np.array([0.1, 0.2]), (ALL, ALL))
+    for shown in (repr(ALL), repr(ATTACK), repr(GUESS), repr(ATTACK.accuracy()), repr(curve)):
+        assert len(shown) < 160
+        assert "\n" not in shown
+    assert "at most 0.6" in repr(ATTACK)
+    assert [row["name"] for row in curve.table().rows].count("clean") == 1
+    assert len(curve.table().rows) == 2 * len(ALL) - 1
+
+
+def test_a_report_takes_a_section_and_says_how_to_make_one(tmp_path):
+    section = Section("net", rows_of(ALL, model="net", seed=0))
+    assert "at most" in report(section, tmp_path / "r.html").read_text()
+    with pytest.raises(TypeError, match=r"Section\(title, rows_of\(evaluation"):
+        report([ALL], tmp_path / "r.html")
