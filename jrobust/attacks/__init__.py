@@ -1,6 +1,8 @@
 """Attacks: lower bounds on a worst case, each with a witness."""
 
+from jrobust.attacks._adaptive_norm import ddn, fmn
 from jrobust.attacks._apgd import apgd
+from jrobust.attacks._deepfool import deepfool
 from jrobust.attacks._fab import fab
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
 from jrobust.attacks._minimum import minimize, within
@@ -11,9 +13,12 @@ from jrobust.attacks._square import square
 __all__ = [
     "apgd",
     "bim",
+    "ddn",
+    "deepfool",
     "di_fgsm",
     "fab",
     "fgsm",
+    "fmn",
     "frank_wolfe",
     "mim",
     "minimize",
@@ -21,6 +26,7 @@ __all__ = [
     "pgd",
     "rfgsm",
     "si_fgsm",
+    "square",
     "steepest",
     "ti_fgsm",
     "vmi_fgsm",
