@@ -7,7 +7,6 @@ that jit's cache sees the same function again.
 
 import dataclasses
 import hashlib
-import re
 import threading
 import warnings
 from collections import OrderedDict
@@ -18,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrobust._jaxpr import ClosedJaxpr, Jaxpr, Literal, bind_eqn, jaxpr_as_fun, trace
+from jrobust._digest import describe
+from jrobust._jaxpr import ClosedJaxpr, Literal, bind_eqn, jaxpr_as_fun, trace
 from jrobust._objective import Stochastic
 from jrobust._tree import bind
 from jrobust.typing import Array, Float, PyTree
 
-__all__ = ["Functional", "digest", "functional", "warn_if_random"]
+__all__ = ["Functional", "functional", "warn_if_random"]
 
 
 class Functional(NamedTuple):
@@ -164,8 +164,9 @@ class Traced:
     def __init__(self, closed: ClosedJaxpr, x: PyTree, out: PyTree) -> None:
         self.closed, self.x, self.out = closed, x, out
 
-    def __repr__(self) -> str:
-        return f"Traced({hashlib.sha256(_without_addresses(self.closed.jaxpr)).hexdigest()[:16]})"
+    def __digest__(self, by: Callable[[Any], str]) -> str:
+        """For `digest`: the program and its derivative, with functions as ``by`` says; its arrays do not count."""
+        return _fingerprint(self, tuple(jnp.asarray(c) for c in _constants(self.closed)), True, by)
 
     def __call__(self, leaves: tuple[Any, ...], x: PyTree) -> PyTree:
         """Run it on ``x`` of the traced shape."""
@@ -231,7 +232,7 @@ def _traced(model: Callable[..., Any], x: PyTree, *, differentiated: bool) -> tu
     leaves = tuple(jnp.asarray(c) for c in _constants(closed))
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.out_avals]  # pyright: ignore[reportAttributeAccessIssue]
     program = Traced(closed, x, jax.tree.unflatten(out[0], avals))
-    mark = _fingerprint(program, leaves, differentiated)
+    mark = _fingerprint(program, leaves, differentiated, lambda function: str(id(function)))
     with _LOCK:
         program = _TRACED.setdefault(mark, program)
         _TRACED.move_to_end(mark)
@@ -240,7 +241,7 @@ def _traced(model: Callable[..., Any], x: PyTree, *, differentiated: bool) -> tu
     return program, leaves
 
 
-def _fingerprint(program: Traced, leaves: tuple[Any, ...], differentiated: bool) -> str:
+def _fingerprint(program: Traced, leaves: tuple[Any, ...], differentiated: bool, by: Callable[[Any], str]) -> str:
     """What two programs must share to be one: their equations and those of their derivative (where custom rules show).
 
     Arrays that are still constants once the leaves are arguments (hidden in a custom rule, or in a jit inside a loop) count
@@ -254,74 +255,12 @@ def _fingerprint(program: Traced, leaves: tuple[Any, ...], differentiated: bool)
     if differentiated:
         try:
             derivative, resolved = trace(pullback, leaves, program.x, program.out), True
-        except Exception:  # not differentiable; whatever a rule or a callback does then counts by identity
+        except Exception:  # not differentiable; whatever a rule or a callback does then counts
             resolved = False
     h = hashlib.sha256(repr((jax.tree.structure((program.x, program.out)), differentiated)).encode())
-    _describe(trace(program, leaves, program.x), h, resolved)
-    _describe(derivative, h, resolved)
+    describe(trace(program, leaves, program.x), h, resolved, by=by)
+    describe(derivative, h, resolved, by=by)
     return h.hexdigest()
-
-
-def _describe(value: Any, h: Any, resolved: bool, custom: bool = False) -> None:
-    """Hash a jaxpr, or anything found in one, by structure; ``resolved`` says that custom rules are described elsewhere."""
-    if isinstance(value, ClosedJaxpr):
-        _describe((value.jaxpr, *value.consts), h, resolved)
-    elif isinstance(value, Jaxpr):
-        numbers: dict[Any, int] = {}  # variables are numbered in the order they appear
-
-        def variables(vs: Any) -> None:
-            for v in vs:
-                if isinstance(v, Literal):
-                    _describe(np.asarray(v.val), h, resolved)
-                h.update(
-                    f"{v.aval}".encode()
-                    if isinstance(v, Literal)
-                    else f"{numbers.setdefault(v, len(numbers))}:{v.aval}".encode()
-                )
-
-        variables([*value.constvars, *value.invars])
-        for eqn in value.eqns:
-            h.update(f"\n{eqn.primitive.name}".encode())
-            variables([*eqn.invars, *eqn.outvars])
-            _describe(eqn.params, h, resolved, custom=eqn.primitive.name.startswith("custom_"))
-        variables(value.outvars)
-    elif isinstance(value, dict):
-        for name in sorted(value, key=str):
-            h.update(str(name).encode())
-            _describe(value[name], h, resolved, custom)
-    elif type(value) in (tuple, list):
-        h.update(f"({len(value)}".encode())
-        for item in value:
-            _describe(item, h, resolved, custom)
-    elif hasattr(value, "dtype") and hasattr(value, "shape"):
-        h.update(f"{value.dtype}{value.shape}".encode() + np.asarray(value).tobytes())
-    elif callable(value) and not isinstance(value, type) and not isinstance(value, np.dtype):
-        h.update(b"rule" if resolved and custom else f"function {id(value)}".encode())
-    else:
-        h.update(_without_addresses(value) if resolved and custom else repr(value).encode())
-
-
-def _without_addresses(value: Any) -> bytes:
-    return re.sub(r"0x[0-9a-f]+", "0x", str(value)).encode()
-
-
-def digest(tree: Any) -> str:
-    """A short hash of a pytree's structure and numbers: equal in every process that builds it the same way.
-
-    >>> import jax.numpy as jnp
-    >>> digest((jnp.zeros(2), "a")) == digest((jnp.zeros(2), "a")) != digest((jnp.ones(2), "a"))
-    True
-    """
-    leaves, treedef = jax.tree.flatten(tree)
-    h = hashlib.sha256(_without_addresses(treedef))
-    for leaf in leaves:
-        if _is_array(leaf):
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.random.key_data(leaf)
-            h.update(f"{leaf.dtype}{leaf.shape}".encode() + np.asarray(leaf).tobytes())
-        else:
-            h.update(_without_addresses(leaf))
-    return h.hexdigest()[:16]
 
 
 _jitted = jax.jit(lambda leaves, x, *, apply: apply(leaves, x), static_argnames="apply")

@@ -1,14 +1,22 @@
 """A model's arrays are arguments: new parameters never recompile, new structure does, and the answers stay the model's own."""
 
+import functools
+import os
+import subprocess
+import sys
+import types
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from jrobust._model import digest, functional, warn_if_random
+import jrobust as jr
+from jrobust._digest import digest
+from jrobust._model import functional, warn_if_random
 
 X = jax.random.uniform(jax.random.key(0), (5, 8, 8, 1))
 
@@ -220,3 +228,103 @@ def test_digest_sees_arrays_and_structure():
     assert digest(net(0)) == digest(net(0)) != digest(net(1))
     assert digest({"a": 1.0}) != digest({"b": 1.0})
     assert digest(jax.random.key(0)) != digest(jax.random.key(1))
+
+
+def scaled(a, default=None):
+    def scaled(x, default=default):
+        return a * x
+
+    return scaled
+
+
+SCALE = 1.0
+
+
+class Rule:
+    def __init__(self, a):
+        self.a = a
+
+    def __call__(self, x):
+        return self.a * x
+
+
+def with_global(value):
+    fn = lambda x: SCALE * x  # noqa: E731
+    return types.FunctionType(fn.__code__, {"SCALE": value})
+
+
+def sgd(rate):
+    return jr.attacks.pgd(steps=2, start="center", rule=optax.sgd(rate))
+
+
+def aimed(a):
+    return jr.attacks.fgsm(surrogate=lambda f, o: a * (o[0] - o[1]))
+
+
+SAME_OR_OTHER = {  # name -> a function of one number: another number is another thing
+    "closure": scaled,
+    "array in a closure": lambda a: scaled(np.full(3, a)),
+    "default": lambda a: scaled(1.0, default=a),
+    "code": lambda a: {1.0: lambda x: x + 1, 2.0: lambda x: x - 1}[a],
+    "constant": lambda a: {1.0: lambda x: x + 1, 2.0: lambda x: x + 2}[a],
+    "name": lambda a: {1.0: lambda x: x.min(), 2.0: lambda x: x.max()}[a],
+    "inner function": lambda a: lambda x: scaled(a)(x),
+    "partial": lambda a: functools.partial(scaled(1.0), default=a),
+    "jax partial": lambda a: jax.tree_util.Partial(scaled(a), jnp.ones(2)),
+    "jit": lambda a: jax.jit(scaled(a)),
+    "gradient": lambda a: jax.grad(scaled(a)),
+    "custom rule": lambda a: rule(a),
+    "bound method": lambda a: Rule(a).__call__,
+    "callable object": Rule,
+    "class": lambda a: type("Made", (), {"__call__": lambda self, x: a * x}),
+    "global": with_global,
+    "optax rule": sgd,
+    "surrogate": aimed,
+    "stages": lambda a: jr.cascade(jr.attacks.fgsm(), jr.restarts(sgd(a), 2)),
+    "traced model": lambda a: functional(lambda x: a * x.reshape(len(x), -1), X),
+    "traced arrays": lambda a: functional(lambda x: jnp.full(64, a) * x.reshape(len(x), -1), X),
+    "model's derivative": lambda a: functional(rule(a), X),
+    "callback": lambda a: functional(callback(a), X),
+    "module": lambda a: functional(net(int(a)), X),
+    "partial model": lambda a: functional(
+        jax.tree_util.Partial(lambda w, x: a * x.reshape(len(x), -1) @ w, weights(0)), X
+    ),
+}
+
+
+def callback(factor):
+    call = lambda x: np.asarray(factor * x, np.float32)  # noqa: E731
+    shape = jax.ShapeDtypeStruct((1, 3), jnp.float32)
+    return lambda x: jax.pure_callback(call, shape, x[:, 0, :3, 0], vmap_method="sequential")
+
+
+@pytest.mark.parametrize("make", SAME_OR_OTHER.values(), ids=SAME_OR_OTHER)
+def test_digest_is_of_what_a_function_does(make):
+    assert digest(make(1.0)) == digest(make(1.0)) != digest(make(2.0))
+
+
+def test_digest_of_a_function_that_calls_itself():
+    def power(n):
+        def rise(x, n=n):
+            return 1.0 if n == 0 else x * rise(x, n - 1)
+
+        return rise
+
+    assert digest(power(2)) == digest(power(2)) != digest(power(3))
+
+
+def test_digests_are_those_of_another_process():
+    here = {name: digest(make(1.0)) for name, make in SAME_OR_OTHER.items()}
+    script = """if True:
+        import tests.conftest  # the type checker wraps functions: here as there
+        from tests.test_model import SAME_OR_OTHER, digest
+        for name, make in reversed(SAME_OR_OTHER.items()):
+            print(name, digest(make(1.0)), sep="=")
+    """
+    there = {}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
+    out = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    for line in out.stdout.splitlines():
+        name, _, value = line.rpartition("=")
+        there[name] = value
+    assert there == here

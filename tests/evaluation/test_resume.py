@@ -11,6 +11,7 @@ import time
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jrobust as jr
@@ -97,6 +98,33 @@ def test_another_run_is_refused(tmp_path, changes, what):
         call(tmp_path, **changes)
 
 
+def negated(x):
+    return -linear(0)(x)
+
+
+def surrogate(a):
+    return jr.attacks.fgsm(surrogate=lambda f, o: a * (o[0] - o[1]))
+
+
+def sgd(rate):
+    return jr.attacks.pgd(steps=2, start="center", rule=optax.sgd(rate))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"model": jax.tree_util.Partial(lambda x: linear(0)(x))}, {"model": jax.tree_util.Partial(negated)}),
+        ({"oracles": {"a": surrogate(1.0)}}, {"oracles": {"a": surrogate(-1.0)}}),
+        ({"oracles": {"a": sgd(0.001)}}, {"oracles": {"a": sgd(10.0)}}),
+    ],
+)
+def test_functions_that_differ_are_another_run(tmp_path, before, after):
+    call(tmp_path, **before)
+    call(tmp_path, **before)
+    with pytest.raises(ValueError, match="another run"):
+        call(tmp_path, **after)
+
+
 def test_other_data_is_refused(tmp_path):
     call(tmp_path)
     x, y = data(30)
@@ -154,6 +182,7 @@ def test_kill_9(tmp_path):
     script = textwrap.dedent(
         f"""
         import time
+        import tests.conftest  # the type checker wraps functions: here as there
         from tests.evaluation.test_resume import call, _evaluate
         batch = _evaluate._batch
         def slow(*args):
