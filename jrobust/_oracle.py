@@ -87,6 +87,7 @@ class Oracle:
 
     def solve(self, key: Any, f: Any, s: Any) -> Bound:
         """Bound the supremum of the objective ``f`` over the set ``s``; ``key`` is consumed (deterministic oracles ignore it)."""
+        check_problem(f, s)
         if self.host and is_traced(key, f, s):
             raise TypeError(
                 f"{self.name} runs on the host and cannot be traced (it was called under jit, vmap or grad); "
@@ -95,6 +96,17 @@ class Oracle:
         if self.side in ("upper", "exact") and isinstance(f, Objective) and f.draws is not None:
             raise TypeError(f"{self.name} proves nothing about a random model from a few draws of it; see jr.smoothing")
         return self.run(key, f, s)
+
+
+def check_problem(f: Any, s: Any) -> None:
+    """An objective and a set, in this order; a threat is not yet a set."""
+    if hasattr(s, "family"):
+        raise TypeError("s must be the set of one example, got a threat: call it, threat(x)")
+    if not (hasattr(f, "outputs") and hasattr(s, "center")):
+        raise TypeError(
+            f"an oracle solves (key, objective, set) in this order, got {type(f).__name__} and {type(s).__name__} as the second and "
+            "third; jr.objectives makes objectives, threat(x) is a set"
+        )
 
 
 def _adapted(adapt: Callable[[str, int], Oracle], key: Any, f: Any, s: Any) -> Bound:
@@ -139,6 +151,11 @@ class RadiusOracle:
 
     def solve(self, key: Any, f: Any, threat: Any, x: Point) -> Radius:
         """Bound the radius of ``threat.family`` around ``x`` at which ``f`` can first be made >= 0."""
+        if not (hasattr(f, "outputs") and hasattr(threat, "family")):
+            raise TypeError(
+                f"RadiusOracle.solve takes (key, objective, threat, x), got {type(f).__name__} and {type(threat).__name__} as "
+                "the second and third"
+            )
         if self.host and is_traced(key, f, threat, x):
             raise TypeError(f"{self.name} runs on the host and cannot be traced; call it on concrete arrays")
         return self.run(key, f, threat, x)

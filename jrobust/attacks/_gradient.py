@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jrobust._checks import check_transformation
 from jrobust._iterate import Algorithm, iterate
 from jrobust._objective import Objective
 from jrobust._oracle import Bound, Oracle
@@ -111,6 +112,7 @@ def pgd(
     if early_stop and keep == "last":
         raise ValueError("pgd: early_stop keeps the violation it found; use keep='best'")
     if rule is not None:
+        check_transformation(rule, "rule")
         chosen, length = optax.with_extra_args_support(rule), 1.0 if step is None else step
     elif step is None:
         chosen, length = _RELATIVE, 2.5 / steps if isinstance(steps, int) and steps > 0 else 1.0

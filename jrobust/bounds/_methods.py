@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust._objective import Objective, objective
-from jrobust._oracle import Bound, Oracle
+from jrobust._oracle import Bound, Oracle, check_problem
 from jrobust._tree import bind
 from jrobust.bounds._problem import missing, program_of
 from jrobust.bounds._propagate import Method, upper_bounds
@@ -142,6 +142,7 @@ def output_bounds(
     [1.  2.5] [1.5 3.5]
     """
     method = crown() if method is None else method
+    check_problem(objective(fn), s)
     out = jax.eval_shape(fn, s.center)
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise TypeError(f"output_bounds: fn must return one array, got {jax.tree.structure(out)}")

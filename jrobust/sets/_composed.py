@@ -127,19 +127,29 @@ _PRODUCT = Geometry(
         part.steepest(gi, relative=relative) for part, gi in zip(s.params, g, strict=True)
     ),
     distance=_each("distance"),
-    resize=lambda s, eps: Set(s.center, _resizes(s, eps), s.geometry),
+    resize=lambda s, eps: Set(s.center, _resizes(s, _one_a_part(eps, len(s.params))), s.geometry),
 )
 
 
-def _build_product(eps: tuple[Any, ...], threats: tuple[Threat, ...], x: Any) -> Set:
-    if len(x) != len(threats):
-        raise ValueError(f"product of {len(threats)} threats takes a tuple of {len(threats)} inputs, got {len(x)}")
-    parts = tuple(threat.family(e)(xi) for threat, e, xi in zip(threats, eps, x, strict=True))
+def _one_a_part(eps: Any, n: int) -> tuple[Any, ...]:
+    """The radii of the parts; one number is every part's."""
+    return tuple(eps) if isinstance(eps, tuple | list) else (eps,) * n
+
+
+def _build_product(eps: Any, threats: tuple[Threat, ...], x: Any) -> Set:
+    if not isinstance(x, tuple) or len(x) != len(threats):
+        given = f"a tuple of {len(x)}" if isinstance(x, tuple) else type(x).__name__
+        raise ValueError(f"product of {len(threats)} threats takes a tuple of {len(threats)} inputs, got {given}")
+    radii = _one_a_part(eps, len(threats))
+    parts = tuple(threat.family(e)(xi) for threat, e, xi in zip(threats, radii, x, strict=True))
     return Set(tuple(part.center for part in parts), parts, _PRODUCT)
 
 
 def product(*threats: Threat) -> Threat:
     """The product set: input i of the tuple ``x`` moves within ``threats[i]``, independently.
+
+    Its eps is the tuple of the parts' radii. One number instead, as `curve` and `critical_radius` give it to the family, is every
+    part's eps (of a box: the fraction of the box).
 
     >>> import jax.numpy as jnp
     >>> s = product(box(0.0, 1.0), box(-1.0, 1.0))((jnp.zeros(2), jnp.zeros(3)))
@@ -147,7 +157,10 @@ def product(*threats: Threat) -> Threat:
     5.0
     """
     if not threats or not all(isinstance(t, Threat) for t in threats):
-        raise TypeError(f"product takes threats, got {[type(t).__name__ for t in threats]}")
+        given = ", ".join(type(t).__name__ for t in threats) or "none"
+        raise TypeError(
+            f"product takes threats, one an entry of a tuple of inputs: product(linf(0.1), box(0, 1)); got {given}"
+        )
     name = " x ".join(t.name for t in threats)
     return Threat(tuple(t.eps for t in threats), threats, _build_product, name)
 

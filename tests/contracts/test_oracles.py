@@ -122,3 +122,28 @@ def test_host_oracles_refuse_a_trace(key):
     with pytest.raises(TypeError, match="host"):
         jax.jit(oracle.solve)(key, problem.f, problem.s)
     assert np.isfinite(oracle.solve(key, problem.f, problem.s).value)
+
+
+def test_arguments_in_the_wrong_place_are_named(key):
+    problem, threat = linear_problem(THREATS["linf"], key=key), THREATS["linf"]
+    for oracle in (jr.attacks.fgsm(), jr.bounds.crown()):
+        with pytest.raises(TypeError, match=r"got a threat: call it, threat\(x\)"):
+            oracle.solve(key, problem.f, threat)
+        with pytest.raises(TypeError, match=r"an oracle solves .key, objective, set. in this order, got Set and"):
+            oracle.solve(problem.f, problem.s, key)
+    with pytest.raises(TypeError, match="call it"):
+        jr.bounds.output_bounds(lambda z: z, threat)
+    with pytest.raises(TypeError, match=r"RadiusOracle.solve takes .key, objective, threat, x., got Objective and Set"):
+        jr.critical_radius(jr.attacks.fgsm(), upper=1.0).solve(key, problem.f, problem.s, None)
+
+
+def test_the_status_of_several_examples_is_an_array(key):
+    problem = linear_problem(THREATS["linf"], key=key)
+    verify = lambda t: jr.verify(  # noqa: E731
+        problem.f, problem.s.scale(t), key=key, lower=jr.attacks.fgsm(), upper=jr.bounds.ibp()
+    )
+    several = jax.vmap(verify)(jnp.array([0.0, 1e3]))
+    assert several.status.tolist() == ["verified", "violated"]
+    assert verify(0.0).status == "verified"
+    with pytest.raises(TypeError, match=r"use \.violated and \.verified"):
+        jax.jit(lambda: verify(jnp.asarray(0.0)).status == "verified")()

@@ -84,3 +84,20 @@ def test_an_integer_centre_is_refused(threat, x):
     """Its eps would be rounded to an integer, 0.9 to 0: a proof about nothing."""
     with pytest.raises(TypeError, match="must be floating point"):
         threat(x)
+
+
+def test_one_eps_of_a_product_is_every_part_s(key):
+    """As `curve` and `critical_radius` give it to the family; of a box it is the fraction."""
+    threat, x = jr.sets.product(jr.sets.l2(0.4), jr.sets.box(0.0, 1.0)), (jnp.full(2, 0.5), jnp.full(3, 0.5))
+    expected = threat.family((0.2, 0.2))(x).hull()
+    for s in (threat.family(0.2)(x), threat(x).resize(0.2)):
+        for ends in zip(jax.tree.leaves(s.hull()), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(*ends)
+    f = jr.objectives.objective(lambda z: jnp.sum(z[0], keepdims=True) + jnp.sum(z[1]) - 3.0)
+    radius = jr.critical_radius(jr.bounds.ibp(), upper=1.0).solve(key, f, threat, x)
+    np.testing.assert_allclose(radius.value, 0.5 / (2**0.5 + 1.5), atol=1e-4)  # the sum rises by sqrt(2) r + 3 r / 2
+    for bad in ({"a": x[0]}, x[:1], x[0]):
+        with pytest.raises(ValueError, match="takes a tuple of 2 inputs"):
+            jr.sets._composed._build_product((0.1, 0.1), threat.args, bad)
+    with pytest.raises(TypeError, match="one an entry of a tuple of inputs"):
+        jr.sets.product()

@@ -52,6 +52,7 @@ def replaced(a, index, value):
         ({"x": X[:0], "y": Y[:0]}, ValueError, "empty"),
         ({"x": np.float32(1.0)}, ValueError, "must be a batch"),
         ({"x": (X, X[:3])}, ValueError, "one length"),
+        ({"x": {"a": X}}, TypeError, "a tuple of arrays .a product set.; got a dictionary"),
         ({"y": replaced(Y, 2, 3)}, ValueError, r"y\[2\] = 3 is out of range: the model has 3 classes, labels are 0..2"),
         ({"y": replaced(Y, 5, -1)}, ValueError, r"y\[5\] = -1 is out of range"),
         ({"y": Y.astype(np.float32)}, TypeError, "integer labels.*float32"),
