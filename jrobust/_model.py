@@ -5,6 +5,7 @@ traced, the arrays it closed over become arguments, and callables that trace to 
 that jit's cache sees the same function again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import threading
@@ -54,7 +55,7 @@ def functional(model: Any, x: PyTree) -> Functional:
 
     Raises:
       TypeError: the model is not callable.
-      ValueError: its output is not a float array [B, K].
+      ValueError: it fails on a batch of one, or its output is not a float array [B, K].
 
     >>> import jax.numpy as jnp
     >>> def model(w):
@@ -77,9 +78,12 @@ def functional(model: Any, x: PyTree) -> Functional:
     if parts is not None:
         leaves, structure = parts
         f = Functional(bind(_apply_tree, structure=structure), leaves)
-        _check_output(jax.eval_shape(f.apply, leaves, x), x)
+        with _blamed(x):
+            out = jax.eval_shape(f.apply, leaves, x)
+        _check_output(out, x)
         return f
-    program, leaves = _traced(model, x, differentiated=True)
+    with _blamed(x):
+        program, leaves = _traced(model, x, differentiated=True)
     _check_output(program.out, x)
     return Functional(bind(_apply_program, program=program), leaves)
 
@@ -100,15 +104,33 @@ def _keyed(model: Any, kx: tuple[Any, Any]) -> Any:
     return model(kx[0][0], kx[1])
 
 
+@contextlib.contextmanager
+def _blamed(x: PyTree) -> Iterator[None]:
+    """Errors of the model's own code, with the two usual reasons."""
+    try:
+        yield
+    except Exception as error:
+        untraceable = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+        if isinstance(error, (*untraceable, jax.errors.TracerIntegerConversionError)):
+            reason = "it must be pure JAX: jax.numpy instead of numpy, no Python branch on values"
+        else:
+            reason = "if it takes one example instead of a batch, pass jax.vmap(model)"
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the model failed on an input of shape {_shapes(x)}: {said:.200}; {reason}") from error
+
+
+def _shapes(x: PyTree) -> str:
+    return ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(x))
+
+
 def _check_output(out: Any, x: PyTree) -> None:
     batch = jax.tree.leaves(x)[0].shape[0]
     shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
     if shape is None or dtype is None:
         raise ValueError(f"a model must return one float array [B, K]; this one returns {jax.tree.structure(out)}")
     if len(shape) != 2 or shape[0] != batch or shape[1] < 1 or not jnp.issubdtype(dtype, jnp.floating):
-        given = [tuple(leaf.shape) for leaf in jax.tree.leaves(x)]
         raise ValueError(
-            f"a model must return float logits [B, K]; on an input of shape {', '.join(map(str, given))} this one returns "
+            f"a model must return float logits [B, K]; on an input of shape {_shapes(x)} this one returns "
             f"{dtype.name} of shape {tuple(shape)}"
         )
 

@@ -200,6 +200,17 @@ def test_not_callable():
         functional(3, X)  # pyright: ignore
 
 
+def test_a_model_that_fails_says_why():
+    w = jnp.ones((16, 5))
+    for one in (lambda z: w.T @ z, jax.tree_util.Partial(lambda w, z: w.T @ z, w)):
+        with pytest.raises(ValueError, match=r"failed on an input of shape \(1, 16\): .*pass jax\.vmap\(model\)"):
+            functional(one, jnp.zeros((4, 16)))
+        assert functional(jax.vmap(one), jnp.zeros((4, 16))).leaves
+    for impure in (lambda x: np.maximum(np.asarray(x), 0), lambda x: x if x[0, 0] > 0 else -x):
+        with pytest.raises(ValueError, match="must be pure JAX"):
+            functional(impure, jnp.zeros((4, 16)))
+
+
 def test_warns_of_a_random_model():
     noisy = Net(0)
     noisy.norm.eval()
