@@ -43,12 +43,13 @@ def found(state: Any) -> Array:
     return jnp.isfinite(state.radius)
 
 
-def jacobian(fn: Callable[[Point], Float[Array, " m"]], z: Point) -> tuple[Float[Array, " m"], Point]:
-    """``fn(z)`` and its gradients, stacked: one forward pass, m backward passes."""
+def jacobian(fn: Callable[[Point], Float[Array, " m"]], z: Point, rows: Any = None) -> tuple[Float[Array, " m"], Array]:
+    """``fn(z)`` and the gradients of its entries ``rows`` (None: all), stacked: one forward pass, one backward pass a row."""
     values, pull = jax.vjp(fn, z)
     if values.shape == (1,):
         return values, pull(jnp.ones_like(values))[0][None]
-    return values, jax.vmap(lambda row: pull(row)[0])(jnp.eye(values.shape[0], dtype=values.dtype))
+    basis = jnp.eye(values.shape[0], dtype=values.dtype)
+    return values, jax.vmap(lambda row: pull(row)[0])(basis if rows is None else basis[rows])
 
 
 def dual_norm(g: Array, kind: str) -> Float[Array, ""]:

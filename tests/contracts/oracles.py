@@ -37,6 +37,7 @@ LOWER = {
     "strongest": jr.strongest(jr.attacks.fgsm(), jr.attacks.pgd(steps=10)),
     "cascade of attacks": jr.cascade(jr.attacks.fgsm(), jr.attacks.pgd(steps=10)),
     "fab within": jr.attacks.within(jr.attacks.fab(steps=20)),
+    "fmn within": jr.attacks.within(jr.attacks.fmn(steps=20)),
     "shrink of an attack": jr.shrink(jr.attacks.pgd(steps=10), 0.5),
 }
 
@@ -58,6 +59,9 @@ ESTIMATE = {
 RADIUS = {
     "fab": (jr.attacks.fab(steps=20), {"linf": 1.01, "l2": 1.01, "l1": 1.01}),
     "fab-t": (jr.attacks.fab(steps=20, rank=1), {"l2": 1.01}),
+    "deepfool": (jr.attacks.deepfool(), {"l2": 1.08, "linf": 1.2}),
+    "fmn": (jr.attacks.fmn(steps=30), {"linf": 1.01, "l2": 1.01, "l1": 1.02}),
+    "ddn": (jr.attacks.ddn(), {"l2": 1.01}),
 }
 
 EXACT_BOUNDS = tuple(UPPER)
