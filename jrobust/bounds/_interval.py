@@ -8,6 +8,7 @@ from jrobust._jaxpr import Equation
 from jrobust.bounds._tables import (
     Interval,
     Mask,
+    anything,
     broadcasts,
     copies,
     defaffine,
@@ -22,7 +23,7 @@ from jrobust.bounds._tables import (
 from jrobust.typing import Array
 
 # Affine with coefficients >= 0 (or <= 0): the ends map to the ends.
-defaffine("reshape squeeze transpose rev slice copy stop_gradient reduce_precision convert_element_type", "+", moves)
+defaffine("reshape squeeze transpose rev slice copy stop_gradient", "+", moves)
 defaffine("name optimization_barrier sharding_constraint pvary device_put split unstack expand_dims", "+", moves)
 defaffine("neg", "-", moves)
 defaffine("add add_any", "+", joins)
@@ -138,10 +139,8 @@ def _select(eqn: Equation, which: Any, *cases: Any) -> list[Interval]:
 
 def _logical(eqn: Equation, x: Any, y: Any) -> list[Interval]:
     """On booleans monotone; on integers anything."""
-    aval = eqn.avals[0]
-    if aval.dtype != jnp.bool_:
-        info = jnp.iinfo(aval.dtype)
-        return [Interval(jnp.full(aval.shape, info.min, aval.dtype), jnp.full(aval.shape, info.max, aval.dtype))]
+    if eqn.avals[0].dtype != jnp.bool_:
+        return [anything(eqn.avals[0])]
     return [Interval(*(eqn.bind([ends(x)[i], ends(y)[i]])[0] for i in (0, 1)))]
 
 
@@ -149,6 +148,24 @@ def _anywhere(eqn: Equation, x: Interval) -> list[Interval]:
     """An index along an axis."""
     (aval,), (axis,) = eqn.avals, eqn.params["axes"]
     return [Interval(jnp.zeros(aval.shape, aval.dtype), jnp.full(aval.shape, x.lo.shape[axis] - 1, aval.dtype))]
+
+
+def _convert(eqn: Equation, x: Interval) -> list[Interval]:
+    """Monotone between numbers, but to bool it asks for zero, and what does not fit an integer (NaN) may become anything."""
+    (aval,), source = eqn.avals, x.lo.dtype
+    if aval.dtype == jnp.bool_:
+        return [_not(Interval((x.lo == 0) & (x.hi == 0), ~((x.lo > 0) | (x.hi < 0))))]
+    lo, hi = (eqn.bind([end])[0] for end in x)
+    if source == jnp.bool_ or not jnp.issubdtype(aval.dtype, jnp.integer):
+        return [Interval(lo, hi)]
+    info = jnp.iinfo(aval.dtype)
+    if jnp.issubdtype(source, jnp.integer):
+        own = jnp.iinfo(source)
+        fits = (x.lo >= max(info.min, own.min)) & (x.hi <= min(info.max, own.max))
+    else:
+        fits = (x.lo > info.min - 1.0) & (x.hi < info.max + 1.0)
+    least, most = anything(aval)
+    return [Interval(jnp.where(fits, lo, least), jnp.where(fits, hi, most))]
 
 
 def _maybe(eqn: Equation, *values: Any) -> list[Interval]:
@@ -162,6 +179,8 @@ def _leaky(eqn: Equation, x: Interval, slope: Any = 0.01) -> list[Interval]:
     return [_hull(f(x.lo), f(x.hi), f(kink))]
 
 
+definterval("convert_element_type", _convert)
+defbackward("convert_element_type", any, moves)
 definterval("dot_general conv_general_dilated", _contract)
 defbackward("dot_general conv_general_dilated", _one, mixes)
 definterval("mul", _mul)

@@ -54,9 +54,9 @@ def ibp(*, memory: int = _MEMORY) -> Oracle:
       An `Oracle` of side "upper"; ``info["elements"]`` are the bounds of the single violations [m].
 
     Raises:
-      NotImplementedError: at trace time, a primitive without a rule.
+      NotImplementedError: at trace time, a primitive without a rule, or one that computes in floats narrower than float32.
 
-    Guarantee: an upper bound in exact arithmetic; float rounding is not directed outward. NaN becomes ``+inf``.
+    Guarantee: an upper bound in exact arithmetic; float rounding is not directed outward. ``+inf`` where ``f`` may be NaN.
 
     >>> import jax, jax.numpy as jnp, jrobust as jr
     >>> f = jr.objectives.classification(lambda z: jnp.stack([z[0], jax.nn.relu(z[1])]), 0)
@@ -86,9 +86,9 @@ def crown(*, intermediates: Oracle | None = None, memory: int = _MEMORY) -> Orac
       An `Oracle` of side "upper"; ``info["elements"]`` are the bounds of the single violations [m].
 
     Raises:
-      NotImplementedError: at trace time, a primitive without a rule.
+      NotImplementedError: at trace time, a primitive without a rule, or one that computes in floats narrower than float32.
 
-    Guarantee: an upper bound in exact arithmetic; float rounding is not directed outward. NaN becomes ``+inf``.
+    Guarantee: an upper bound in exact arithmetic; float rounding is not directed outward. ``+inf`` where ``f`` may be NaN.
 
     >>> import jax, jax.numpy as jnp, jrobust as jr
     >>> f = jr.objectives.objective(lambda z: jax.nn.relu(z[:1] + z[1:]) - z[1:])

@@ -1,12 +1,12 @@
 """What is to be bounded: a flat program, whether it can be, and static facts about its affine chains."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import GatherScatterMode
 
 from jrobust._jaxpr import Equation, Program, flatten
 from jrobust.bounds._tables import AFFINE, CANONICAL, INTERVAL, Mask, is_affine
@@ -23,16 +23,20 @@ class Problem(NamedTuple):
 
 
 def program_of(fn: Callable[[Any], Any], *args: Any) -> Program:
-    """The flat program of ``fn``, with matrix products in full float32 where the user asked for nothing."""
+    """The flat program of ``fn``, without the freedoms that JAX leaves itself."""
     program = flatten(fn, *args, keep=CANONICAL)
-    return dataclasses.replace(program, equations=tuple(map(_precise, program.equations)))
+    return dataclasses.replace(program, equations=tuple(map(_definite, program.equations)))
 
 
-def _precise(eqn: Equation) -> Equation:
+def _definite(eqn: Equation) -> Equation:
+    """Matrix products in full float32 where the user asked for nothing; indices out of bounds as XLA treats them, in VJPs too."""
+    params = dict(eqn.params)
     # TF32 or bfloat16 passes of an accelerator would make the bounds those of another function
-    if "precision" in eqn.params and eqn.params["precision"] is None:
-        return dataclasses.replace(eqn, params=eqn.params | {"precision": (jax.lax.Precision.HIGHEST,) * 2})
-    return eqn
+    if params.get("precision", 0) is None:
+        params["precision"] = (jax.lax.Precision.HIGHEST,) * 2
+    if params.get("mode") == GatherScatterMode.PROMISE_IN_BOUNDS:
+        params["mode"] = GatherScatterMode.CLIP if eqn.name == "gather" else GatherScatterMode.FILL_OR_DROP
+    return dataclasses.replace(eqn, params=params)
 
 
 def mask_of(program: Program, eqn: Equation) -> Mask:
@@ -41,40 +45,47 @@ def mask_of(program: Program, eqn: Equation) -> Mask:
 
 
 def missing(program: Program) -> list[Equation]:
-    """The equations that depend on the input and have no interval rule."""
+    """The equations that depend on the input and have no interval rule, or compute in numbers that bounds do not speak of."""
     without = []
     for eqn in program.equations:
         mask = mask_of(program, eqn)
-        if any(mask) and not (eqn.name in INTERVAL and INTERVAL[eqn.name].accepts(mask)):
+        ruled = eqn.name in INTERVAL and INTERVAL[eqn.name].accepts(mask)
+        if any(mask) and not (ruled and _foreign(program, eqn) is None):
             without.append(eqn)
     return without
 
 
+def _foreign(program: Program, eqn: Equation) -> Any:
+    """The first dependent dtype in an equation that no bound covers: complex, or a float whose rounding is above any margin."""
+    dtypes = [program.avals[i].dtype for i in (*eqn.inputs, *eqn.outputs) if i in program.dependent]
+    return next((d for d in dtypes if not _covered(d)), None)
+
+
+def _covered(dtype: Any) -> bool:
+    real = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize >= 4
+    return bool(real or dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer))
+
+
+_WIDER = "bounds speak of float32 or wider"
+
+
 def check(program: Program, method: str) -> None:
     """Raise, naming the primitive and its line, unless every equation can be bounded."""
+    for i in program.inputs:
+        if not _covered(program.avals[i].dtype):
+            raise NotImplementedError(f"{method}: {_WIDER}; the input is {program.avals[i].dtype}: make it float32")
     for eqn in missing(program):
+        dtype = _foreign(program, eqn)
+        if dtype is not None:
+            raise NotImplementedError(
+                f"{method}: {_WIDER}; this model computes '{eqn.name}' in {dtype} at {eqn.source}: cast it to float32 to certify"
+            )
         operands = "" if eqn.name not in INTERVAL else " in an operand that must not depend on the perturbed input"
         raise NotImplementedError(
             f"{method}: no rule for primitive '{eqn.name}'{operands}, used at {eqn.source}. "
             "No method of jr.bounds supports it yet; jr.bounds.supported(fn, x, method=...) lists every such primitive, "
             "and CONTRIBUTING.md shows how to add a rule."
         )
-
-
-def warn_if_narrow(program: Program) -> None:
-    """Warn (UserWarning) where a float narrower than float32 is computed with: its rounding is far above what a margin may ignore."""
-    for eqn in program.equations:
-        mask = mask_of(program, eqn)
-        avals = [*(program.avals[i] for i, d in zip(eqn.inputs, mask, strict=True) if d), *eqn.avals]
-        narrow = [a.dtype for a in avals if jnp.issubdtype(a.dtype, jnp.floating) and a.dtype.itemsize < 4]
-        if any(mask) and narrow:
-            warnings.warn(
-                f"bounds speak of real arithmetic; this model rounds to {narrow[0].name} ('{eqn.name}' at {eqn.source}), "
-                "which they do not cover: cast it to float32 to certify",
-                UserWarning,
-                stacklevel=2,
-            )
-            return
 
 
 def pose(program: Program, s: Any) -> Problem:

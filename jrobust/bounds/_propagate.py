@@ -16,9 +16,9 @@ import jrobust.bounds._interval
 import jrobust.bounds._relaxations  # noqa: F401  (both fill the tables)
 from jrobust import _loops
 from jrobust._jaxpr import Equation
-from jrobust._tree import vdot
-from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of, warn_if_narrow
-from jrobust.bounds._tables import INTERVAL, RELAX, Interval, Mask, is_affine
+from jrobust.bounds._machine import intersect, intervals, whole, within
+from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of
+from jrobust.bounds._tables import RELAX, Interval, Mask, is_affine
 from jrobust.typing import Array
 
 Env = dict[int, Any]
@@ -47,11 +47,6 @@ def _is_box(s: Any) -> bool:
     return s.geometry.name in ("linf", "box")
 
 
-def intersect(a: Interval, b: Interval) -> Interval:
-    """What both allow; a NaN end allows everything."""
-    return Interval(jnp.fmax(a.lo, b.lo), jnp.fmin(a.hi, b.hi))
-
-
 # -- Forward ----------------------------------------------------------------------------------------------------------
 
 
@@ -66,8 +61,8 @@ def forward(problem: Problem, method: Method) -> Bounded:
     """Intervals of every value, as tight as ``method`` makes them."""
     program = problem.program
     base = forward(problem, method.intermediates) if method.intermediates is not None else None
-    lo, hi = (jax.tree.leaves(end) for end in problem.s.hull())
-    env: Env = dict(program.constants) | dict(zip(program.inputs, map(Interval, lo, hi), strict=True))
+    hull = [whole(Interval(*both)) for both in zip(*map(jax.tree.leaves, problem.s.hull()), strict=True)]
+    env: Env = dict(program.constants) | dict(zip(program.inputs, hull, strict=True))
     relaxed: dict[int, Any] = {}
     refined: set[int] = set()
     for k, eqn in enumerate(program.equations):
@@ -84,12 +79,12 @@ def forward(problem: Problem, method: Method) -> Bounded:
                     source = env if base is None else base.env
                     env[i] = intersect(env[i], two_sided(problem, source, how, i, method.memory))
         values = [env[i] for i in eqn.inputs]
-        outs = INTERVAL[eqn.name].apply(eqn, *values)
+        outs = intervals(eqn, values)
         if base is not None:
             outs = [intersect(o, base.env[i]) if _floating(o) else o for o, i in zip(outs, eqn.outputs, strict=True)]
         env |= dict(zip(eqn.outputs, outs, strict=True))
         if not affine and eqn.name in RELAX and _floating(outs[0]):
-            relaxed[k] = RELAX[eqn.name](eqn, *values)
+            relaxed[k] = within(RELAX[eqn.name](eqn, *values), outs[0], values)
     return Bounded(env, relaxed)
 
 
@@ -112,7 +107,12 @@ def _worth_refining(problem: Problem, method: Method, i: int) -> bool:
 def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any]) -> tuple[Sequence[Any], Any]:
     """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``."""
     at_zero, vjp = jax.vjp(fn, *(jnp.zeros(a.shape, a.dtype) for a in shapes))
-    return vjp(coefficients), vdot(coefficients, at_zero)
+    return vjp(coefficients), sum(_dot(c, b) for c, b in zip(coefficients, at_zero, strict=True))
+
+
+def _dot(c: Array, b: Array) -> Array:
+    """``<c, b>``; an entry that a form does not hold (c = 0) may be infinite."""
+    return jnp.sum(jnp.where(c == 0, 0.0, c * b))
 
 
 class _Form(NamedTuple):
@@ -157,11 +157,13 @@ def _pulled(problem: Problem, env: Env, relaxed: dict[int, Any] | None, form: _F
 def _upper(problem: Problem, env: Env, relaxed: dict[int, Any] | None, form: _Form) -> Array:
     """An upper bound of a form over the set; ``relaxed=None`` stops at nonlinear equations."""
     at_input = _pulled(problem, env, relaxed, form, affine_only=False)
-    return at_input.offset + _support(problem, at_input.rows)
+    finite = [jnp.all(jnp.isfinite(c)) for c in at_input.rows.values()]
+    bound = at_input.offset + _support(problem, at_input.rows)
+    return jnp.where(jnp.all(jnp.stack(finite)), bound, jnp.nan) if finite else bound
 
 
 def _sup(c: Array, v: Interval) -> Array:
-    return jnp.sum(jnp.where(c > 0, c * v.hi, jnp.where(c < 0, c * v.lo, 0.0)))
+    return _dot(c, jnp.where(c > 0, v.hi, v.lo))
 
 
 def _support(problem: Problem, rows: dict[int, Array]) -> Any:
@@ -226,16 +228,15 @@ def upper_bounds(fn: Callable[[Any], Any], s: Any, method: Method) -> Array:
     """Elementwise upper bounds of the array ``fn(z)`` over the set: the interval, and the backward pass where it can be tighter."""
     program = program_of(fn, s.center)
     check(program, method.name)
-    warn_if_narrow(program)
     (out,) = program.outputs
     problem = pose(program, s)
     inner = method.intermediates if method.intermediates is not None else method
     env, relaxed = forward(problem, inner)
     if out not in program.dependent:
         return jnp.asarray(env[out])
-    best = env[out].hi
+    best = env[out]
     if problem.levels[out] > 1 or (out in problem.pure and not _is_box(s)):
-        best = jnp.fmin(best, one_sided(problem, env, None, out, method.memory))
+        best = intersect(best, Interval(best.lo, one_sided(problem, env, None, out, method.memory)))
     if method.relax and out not in problem.pure:
-        best = jnp.fmin(best, one_sided(problem, env, relaxed, out, method.memory))
-    return best
+        best = intersect(best, Interval(best.lo, one_sided(problem, env, relaxed, out, method.memory)))
+    return best.hi

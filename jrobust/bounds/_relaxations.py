@@ -93,8 +93,8 @@ def _reduce(eqn: Equation, x: Interval, *, sign: int) -> Pair:
 def _window(eqn: Equation, x: Interval, *, sign: int) -> Pair:
     p = eqn.params
     size, stride, dilation = p["window_dimensions"], p["window_strides"], p["window_dilation"]
-    # padding never wins: every window also holds a true entry, and none lies below the least lower bound
-    # (so it carries no gradient; JAX 0.10 cannot transpose a pad in its padding value alone)
+    # padding never wins over a true entry, none of which lies below the least lower bound (so it carries no gradient; JAX 0.10
+    # cannot transpose a pad in its padding value alone); a window of padding alone is infinite, and `within` ignores this
     fill = lax.stop_gradient(jnp.min(sign * x.lo if sign > 0 else sign * x.hi))
     padding = [(lo, hi, base - 1) for (lo, hi), base in zip(p["padding"], p["base_dilation"], strict=True)]
 

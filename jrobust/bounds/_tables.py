@@ -19,10 +19,16 @@ Mask = tuple[bool, ...]
 
 
 class Interval(NamedTuple):
-    """Elementwise bounds; of a bool array: certainly true, possibly true."""
+    """Elementwise bounds; of a bool array: certainly true, possibly true. NaN at both ends allows anything, NaN included."""
 
     lo: Array
     hi: Array
+
+
+def anything(aval: Any) -> Interval:
+    """The full range of an integer value."""
+    info = jnp.iinfo(aval.dtype)
+    return Interval(jnp.full(aval.shape, info.min, aval.dtype), jnp.full(aval.shape, info.max, aval.dtype))
 
 
 class IntervalRule(NamedTuple):

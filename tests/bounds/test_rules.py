@@ -56,6 +56,8 @@ RULES = {
     "softmax": (FLAT, lambda z: jax.nn.softmax(jnp.tanh(z))),
     "comparisons": (FLAT, lambda z: ((z > 0) & (z[::-1] <= 0.2) | ~(z >= 0.5)).astype(float) + (z == 0) + (z != z)),
     "integers": (FLAT, lambda z: jnp.floor(z).astype(int).astype(float) + jnp.sign(z) + jnp.round(z)),
+    "converts": (FLAT, lambda z: z.astype(bool) + z.astype(jnp.int8) + (z * 200).astype(int).astype(jnp.int8) / 3),
+    "domains": (FLAT, lambda z: jnp.concatenate([jnp.log(z), jnp.sqrt(z), jnp.log1p(z), lax.rsqrt(z), 1 / z, z / z[::-1]])),
     "conv": (IMAGE, lambda z: conv(z, window_strides=(2, 1), padding=[(1, 0), (0, 2)])),
     "dilated conv": (IMAGE, lambda z: conv(z, window_strides=(1, 1), padding="VALID", rhs_dilation=(2, 1))),
     "transposed conv": (IMAGE, lambda z: conv(z, window_strides=(1, 1), padding=[(1, 1), (1, 1)], lhs_dilation=(2, 2))),
@@ -91,8 +93,11 @@ def test_rule(name):
         inner = lo + (hi - lo) * jax.random.uniform(k_u, (300, *shape))
         ends = jnp.where(jax.random.bernoulli(k_v, 0.5, (200, *shape)), lo, hi)
         out = jax.vmap(fn)(jnp.concatenate([inner, ends, lo[None], hi[None]]))
-        slack = 1e-5 * (1 + jnp.max(jnp.abs(out), axis=0)) + 2e-6 * jnp.max(jnp.abs(lo))
-        outside = jnp.maximum(jnp.max(out, axis=0) - above, below - jnp.min(out, axis=0)) - slack
+        # NaN is on neither side of any bound
+        top, bottom = (jnp.max(jnp.where(jnp.isnan(v), jnp.inf, v), axis=0) for v in (out, -out))
+        size = jnp.max(jnp.where(jnp.isfinite(out), jnp.abs(out), 0.0), axis=0)
+        slack = 1e-5 * (1 + size) + 2e-6 * jnp.max(jnp.abs(lo))
+        outside = jnp.maximum(*(jnp.where(v <= b, 0.0, v - b - slack) for v, b in ((top, above), (bottom, -below))))
         looser = (above > loose[1] + slack) | (below < loose[0] - slack)
         return jnp.max(outside), jnp.any(looser), jnp.any(jnp.isnan(above) | jnp.isnan(below))
 
