@@ -38,6 +38,7 @@ LOWER = {
     "cascade of attacks": jr.cascade(jr.attacks.fgsm(), jr.attacks.pgd(steps=10)),
     "fab within": jr.attacks.within(jr.attacks.fab(steps=20)),
     "fmn within": jr.attacks.within(jr.attacks.fmn(steps=20)),
+    "square": jr.attacks.square(queries=100),
     "shrink of an attack": jr.shrink(jr.attacks.pgd(steps=10), 0.5),
 }
 
