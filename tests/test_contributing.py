@@ -1,7 +1,9 @@
-"""The snippets of README and CONTRIBUTING are code: they are executed, in order, in one namespace."""
+"""The snippets of README, CONTRIBUTING and docs/ are code: they are executed, in order, in one namespace."""
 
 import pathlib
 import re
+
+import pytest
 
 from jrobust.bounds import _tables
 
@@ -17,6 +19,15 @@ def test_contributing_snippets_run():
             exec(compile(block, "CONTRIBUTING.md", "exec"), space)
     finally:
         _tables.INTERVAL.pop("atanh", None)  # the example's registration must not leak into other tests
+
+
+@pytest.mark.parametrize("page", ["attacks", "evaluation", "training"])
+def test_docs_snippets_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block.replace("epochs=3", "epochs=1"), f"{page}.md", "exec"), {"__name__": page})
 
 
 def test_readme_snippets_run():
