@@ -7,6 +7,7 @@ from jrobust.attacks._fab import fab
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
 from jrobust.attacks._minimum import minimize, within
 from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
+from jrobust.attacks._pdpgd import pdpgd
 from jrobust.attacks._rules import steepest
 from jrobust.attacks._square import square
 
@@ -23,6 +24,7 @@ __all__ = [
     "mim",
     "minimize",
     "ni_fgsm",
+    "pdpgd",
     "pgd",
     "rfgsm",
     "si_fgsm",

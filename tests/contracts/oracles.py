@@ -63,6 +63,7 @@ RADIUS = {
     "deepfool": (jr.attacks.deepfool(), {"l2": 1.08, "linf": 1.2}),
     "fmn": (jr.attacks.fmn(steps=30), {"linf": 1.01, "l2": 1.01, "l1": 1.02}),
     "ddn": (jr.attacks.ddn(), {"l2": 1.01}),
+    "pdpgd": (jr.attacks.pdpgd(), {"linf": 1.02, "l2": 1.03, "l1": 1.02}),
 }
 
 EXACT_BOUNDS = tuple(UPPER)

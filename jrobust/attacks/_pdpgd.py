@@ -1,0 +1,134 @@
+"""PDPGD: the closest violation as a saddle point, by proximal gradient steps on the point and ascent on the multiplier."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jrobust._iterate import Algorithm
+from jrobust._objective import Objective, largest
+from jrobust._oracle import RadiusOracle
+from jrobust._tree import bind
+from jrobust.attacks._minimum import BALLS, closer, closest, dual_norm, minimize, only_balls, unfound
+from jrobust.attacks._state import climb
+from jrobust.typing import Array, Float, Point
+
+_MOMENTA = (0.9, 0.999)
+_RATIOS = (1e-6, 1e6)
+
+
+class SaddleState(NamedTuple):
+    """The iterate, Adam's moments, the multiplier's logarithm and its averaged weights, the closest violation, the steps taken."""
+
+    z: Point
+    mean: Point
+    square: Point
+    dual: Float[Array, ""]
+    weights: Float[Array, "2"]
+    radius: Float[Array, ""]
+    value: Float[Array, ""]
+    witness: Point
+    count: Array
+
+
+def _weights(dual: Array) -> Array:
+    """Of the norm and of the constraint: they add up to one."""
+    return jax.nn.softmax(jnp.stack([jnp.zeros_like(dual), dual]))
+
+
+def _init(ratio: Any, key: Any, f: Objective, s: Any) -> SaddleState:
+    del key, f
+    x = s.center
+    dual = -jnp.log(jnp.asarray(ratio, x.dtype))
+    zero = jnp.zeros_like(x)
+    return SaddleState(x, zero, zero, dual, _weights(dual), count=jnp.asarray(0, jnp.int32), **unfound(s))
+
+
+def _level(a: Array, t: Array) -> Array:
+    """The level at which cutting ``a`` >= 0 off takes away ``t`` in sum; 0 where the sum is less. Newton's method, no sort."""
+
+    def further(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        above = carry[0]
+        level = jnp.maximum((jnp.sum(jnp.where(above, a, 0.0)) - t) / jnp.maximum(jnp.sum(above), 1), 0.0)
+        return a > level, jnp.any((a > level) != above)
+
+    above, _ = jax.lax.while_loop(lambda carry: carry[1], further, (a > 0, jnp.asarray(True)))
+    return jnp.maximum((jnp.sum(jnp.where(above, a, 0.0)) - t) / jnp.maximum(jnp.sum(above), 1), 0.0)
+
+
+def shrunk(d: Array, t: Array, kind: str) -> Array:
+    """The proximal map of ``t`` times the norm: ``argmin_y t ||y|| + ||y - d||^2 / 2``."""
+    a = jnp.abs(d)
+    if kind == "l1":
+        return jnp.sign(d) * jnp.maximum(a - t, 0.0)
+    if kind == "l2":
+        size = dual_norm(d, "l2")
+        return d * jnp.maximum(1 - t / jnp.where(size > 0, size, 1.0), 0.0)
+    return jnp.sign(d) * jnp.minimum(a, _level(a, t))
+
+
+def _step(
+    step: Any, dual_step: Any, key: Any, state: SaddleState, f: Objective, s: Any, *, steps: int, kind: str
+) -> SaddleState:
+    del key
+    x, (lo, hi) = s.center, s.params[1:]
+    value, _, g = climb(f, largest, state.z)
+    state = closer(state, state.z, value, s)
+    # the constraint is max(margin, 0): a violation is pulled back by the norm alone
+    g = jnp.where(value < 0, -g, 0.0)
+    done, i = state.count / steps, state.count + 1
+    step = step * 0.01**done
+    mean = _MOMENTA[0] * state.mean + (1 - _MOMENTA[0]) * g
+    square = _MOMENTA[1] * state.square + (1 - _MOMENTA[1]) * g**2
+    metric = jnp.sqrt(square / (1 - _MOMENTA[1] ** i)) + 1e-8
+    to = state.z - x - step * mean / (1 - _MOMENTA[0] ** i) / metric
+    stiffest = jnp.max(metric)
+    t = step * jnp.clip(state.weights[0] / state.weights[1], *_RATIOS) / stiffest
+
+    def proximal(_: Any, d: Array) -> Array:
+        d = shrunk(d - metric / stiffest * (d - to), t, kind)
+        return jnp.clip(x + d, lo, hi) - x
+
+    d = jax.lax.fori_loop(0, 5, proximal, jnp.clip(x + to, lo, hi) - x)
+    dual = state.dual + dual_step * (1 - 0.9 * done) * jnp.where(value < 0, 1.0, -1.0)
+    weights = 0.9 * state.weights + 0.1 * _weights(dual)
+    z = jnp.clip(x + d, lo, hi)
+    return state._replace(z=z, mean=mean, square=square, dual=dual, weights=weights, count=i)
+
+
+def _for_set(step: Any, dual_step: Any, ratio: Any, kind: str, classes: int, *, steps: int) -> Algorithm:
+    del classes
+    only_balls(kind, BALLS, "pdpgd")
+    return Algorithm(bind(_init, ratio), bind(_step, step, dual_step, steps=steps, kind=kind), bind(closest))
+
+
+def pdpgd(
+    *, steps: int = 500, step: Any = 0.1, dual_step: Any = 0.1, ratio: Any = 0.01, name: str = "pdpgd"
+) -> RadiusOracle:
+    """Primal-dual proximal gradient descent: Adam on the margin, the norm by its proximal map, a multiplier that balances the two.
+
+    Args:
+      steps: gradient steps, >= 1 (structure).
+      step: of the point, in the units of the input; decays exponentially to 1/100; traced.
+      dual_step: of the multiplier's logarithm, up without a violation and down at one; decays linearly to 1/10; traced.
+      ratio: the weight of the norm over that of the margin at first, > 0; traced.
+      name: for tables.
+
+    Returns:
+      A `RadiusOracle` of side "upper", for sets ``l1``, ``l2``, ``linf``. `jr.attacks.within` makes it an attack on one set.
+
+    Guarantee: an upper bound of the radius, attained at ``witness``.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z[0], 0)
+    >>> found = pdpgd(steps=200).solve(jax.random.key(0), f, jr.sets.l2(0.0), jnp.array([0.5]))
+    >>> print(bool(0.5 <= found.value < 0.55))
+    True
+
+    References:
+      Matyasko & Chau, PDPGD: primal-dual proximal gradient descent adversarial attack, 2021.
+    Deviations:
+      The constraint is the margin cut off at 0. The last iterate is evaluated too.
+    """
+    choose = bind(_for_set, step, dual_step, ratio, steps=steps)
+    return minimize(choose, steps, name=f"{name}-{steps}")
