@@ -2,6 +2,8 @@
 
 from jrobust.attacks._adaptive_norm import ddn, fmn
 from jrobust.attacks._apgd import apgd
+from jrobust.attacks._autoattack import autoattack
+from jrobust.attacks._carlini_wagner import carlini_wagner
 from jrobust.attacks._deepfool import deepfool
 from jrobust.attacks._fab import fab
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
@@ -13,7 +15,9 @@ from jrobust.attacks._square import square
 
 __all__ = [
     "apgd",
+    "autoattack",
     "bim",
+    "carlini_wagner",
     "ddn",
     "deepfool",
     "di_fgsm",

@@ -1,6 +1,7 @@
 """Drivers: oracles over data sets, what they return, and metrics over it."""
 
 from jrobust.evaluation import metrics
+from jrobust.evaluation._diagnose import Diagnosis, diagnose
 from jrobust.evaluation._evaluate import curve, evaluate
 from jrobust.evaluation._report import report
 from jrobust.evaluation._results import Accuracy, Contradiction, Curve, Evaluation, Result, Table
@@ -10,6 +11,7 @@ __all__ = [
     "Accuracy",
     "Contradiction",
     "Curve",
+    "Diagnosis",
     "Evaluation",
     "Gallery",
     "Result",
@@ -17,6 +19,7 @@ __all__ = [
     "Section",
     "Table",
     "curve",
+    "diagnose",
     "evaluate",
     "metrics",
     "read_sections",

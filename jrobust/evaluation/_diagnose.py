@@ -1,0 +1,159 @@
+"""Can an attack's number on this model be believed? The checks of the official AutoAttack code, and signs of masked gradients."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust._checks import check_key
+from jrobust._model import functional
+from jrobust._objective import Stochastic
+from jrobust.evaluation._checks import check_data
+from jrobust.evaluation._execute import objective
+from jrobust.evaluation._results import Result
+from jrobust.objectives import ce, dlr, largest
+from jrobust.sets import Threat
+
+_DRIFT, _SOFTMAX, _GAIN = 1e-4, 1e-5, 0.002
+
+
+class Diagnosis(NamedTuple):
+    """What `diagnose` saw; numbers and flags, nothing printed.
+
+    Attributes:
+      random: repeated answers differ: logits (normalised to length one) by more than 1e-4, or the number classified right.
+      drift: the largest such difference of logits.
+      softmax: outputs are probabilities (in [0, 1], sum 1): gradients through them saturate; return logits.
+      nan: examples with a NaN or infinite logit.
+      zero_gradient: surrogate -> share of examples whose gradient at a random point of the set is exactly 0.
+      black_box_gain: share of all examples that a later, gradient-free stage broke after the gradient stages had failed; NaN if not asked.
+      monotone: share of examples on which five times the steps did at least as well as one fifth (1 is healthy).
+      unbounded: share of examples still unbroken when every value of the box is allowed (0 is healthy); NaN without a clip.
+    """
+
+    random: bool
+    drift: float
+    softmax: bool
+    nan: int
+    zero_gradient: dict[str, float]
+    black_box_gain: float
+    monotone: float
+    unbounded: float
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for everything that looks wrong."""
+        signs = {
+            "the model gives several answers to one input: wrap it with jr.objectives.stochastic, use version='rand'": self.random,
+            "the model returns probabilities: attack the logits": self.softmax,
+            f"{self.nan} examples have NaN or infinite logits": self.nan > 0,
+            "black-box queries break examples that gradients did not: masked gradients": self.black_box_gain > _GAIN,
+            "more steps do worse: the surrogate misleads": self.monotone < 0.9,
+            "an attack that may do anything fails: masked gradients": self.unbounded > _GAIN,
+        }
+        zero = [
+            f"the gradient of {name} is zero on {share:.0%} of the examples"
+            for name, share in self.zero_gradient.items()
+            if share > 0
+        ]
+        return tuple(line for line, wrong in signs.items() if wrong) + tuple(zero)
+
+    @property
+    def masked(self) -> bool:
+        """Whether any sign of masked gradients was seen: robust accuracy is then too high."""
+        zero = max(self.zero_gradient.values(), default=0.0)
+        return self.black_box_gain > _GAIN or self.monotone < 0.9 or self.unbounded > _GAIN or zero > _GAIN
+
+
+@partial(jax.jit, static_argnames="apply")
+def _probe(threat: Threat, leaves: Any, key: Any, x: Any, y: Any, *, apply: Any) -> dict[str, Any]:
+    """Facts about every example."""
+    from jrobust.attacks import pgd  # a wing, below this floor
+
+    def one(k: Any, z: Any, label: Any) -> dict[str, Any]:
+        f, s = objective(apply, leaves, label), threat(z)
+        logits = f.outputs(z)
+        k_at, k_few, k_many, k_all = jax.random.split(k, 4)
+        at = s.sample(k_at)
+        surrogates = {"ce": ce, "dlr" if logits.shape[0] >= 4 else "margin": dlr if logits.shape[0] >= 4 else largest}
+
+        def steepness(surrogate: Any) -> Any:
+            gradient = jax.grad(lambda z: f.climb(surrogate, z)[0])(at)
+            return sum(jnp.sum(jnp.abs(g)) for g in jax.tree.leaves(gradient))
+
+        facts = {
+            "logits": logits,
+            "zero": {name: steepness(surrogate) == 0 for name, surrogate in surrogates.items()},
+            "few": pgd(steps=4).solve(k_few, f, s).value,
+            "many": pgd(steps=20).solve(k_many, f, s).value,
+        }
+        lo, hi = s.params[1:] if s.geometry.name in ("l1", "l2", "linf") else (None, None)
+        if lo is not None and hi is not None:
+            anything = s.resize(s.distance(jnp.where(z - lo > hi - z, lo, hi).astype(z.dtype)))
+            facts["unbounded"] = pgd(steps=20).solve(k_all, f, anything).value
+        return facts
+
+    return jax.vmap(one)(jax.random.split(key, len(y)), x, y)
+
+
+def diagnose(
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    threat: Threat,
+    key: Any,
+    gradient_stages: int | None = None,
+    result: Result | None = None,
+) -> Diagnosis:
+    """Look for what makes attacks on a model meaningless: randomness, saturated outputs, NaN, masked gradients.
+
+    Args:
+      model: as in `evaluate`.
+      x: a batch of examples [N, ...]; a few dozen are enough, and all run at once.
+      y: labels [N].
+      threat: one radius for all.
+      key: one typed PRNG key.
+      gradient_stages, result: the `Result` of a cascade and how many of its first stages use gradients; then
+        ``black_box_gain`` is what later stages broke (3 for AutoAttack's standard version: Square is the fourth).
+
+    Returns:
+      A `Diagnosis`; ``.warnings`` in words, ``.masked`` as one flag. Signs are neither necessary nor sufficient.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> x, y = jnp.array([[0.2, 0.8], [0.6, 0.4]]), jnp.array([1, 0])
+    >>> diagnose(lambda x: jax.nn.softmax(x), x, y, threat=jr.sets.linf(0.1, clip=(0, 1)), key=jax.random.key(0)).warnings
+    ('the model returns probabilities: attack the logits',)
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks, ICML 2020.
+      Carlini et al., On evaluating adversarial robustness, 2019.
+    """
+    check_key(key)
+    data = check_data(x, y)
+    rows, labels = data.rows(np.arange(data.n)), jnp.asarray(data.y)
+    f = functional(model, rows)
+    facts = jax.tree.map(np.asarray, _probe(threat, f.leaves, key, rows, labels, apply=f.apply))
+    logits = facts["logits"]
+    drift, right = 0.0, {int((logits.argmax(1) == data.y).sum())}
+    if not isinstance(model, Stochastic):
+        answers = [np.asarray(model(rows), np.float64) for _ in range(5)]
+        unit = [a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in answers]
+        drift = float(max(np.nan_to_num(np.linalg.norm(a - unit[0], axis=1)).max() for a in unit))
+        right = {int((a.argmax(1) == data.y).sum()) for a in answers}
+    finite = np.isfinite(logits).all(1)
+    sums = np.abs(logits.sum(1) - 1) < _SOFTMAX
+    softmax = bool((logits < 1 + _SOFTMAX).all() and (logits > -_SOFTMAX).all() and sums.all())
+    gain = np.nan
+    if result is not None and gradient_stages is not None:
+        gain = float((result.correct & (result.info["stage"] >= gradient_stages)).mean())
+    settled = facts["many"] >= facts["few"] - 1e-4 * (1 + np.abs(facts["few"]))
+    broken = (facts["few"] >= 0) & (facts["many"] >= 0)
+    unbounded = float((facts["unbounded"] < 0).mean()) if "unbounded" in facts else np.nan
+    zero = {name: float(share.mean()) for name, share in facts["zero"].items()}
+    return Diagnosis(
+        drift > _DRIFT or len(right) > 1, drift, softmax, int((~finite).sum()), zero, gain,
+        float((settled | broken).mean()), unbounded,
+    )  # fmt: skip
