@@ -44,7 +44,7 @@ def check_batch(x: Any) -> int:
     if len(lengths) != 1:
         raise ValueError(f"the parts of x must have one length, got {sorted(lengths)}")
     if lengths == {0}:
-        raise ValueError("x is empty: there is nothing to evaluate")
+        raise ValueError("x is empty; it must hold at least one example")
     return lengths.pop()
 
 

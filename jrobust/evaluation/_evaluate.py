@@ -1,6 +1,5 @@
 """The driver: oracles over a data set, in batches of any size, streamed to disk, resumable."""
 
-import dataclasses
 import math
 import time
 import warnings
@@ -17,11 +16,12 @@ from jrobust._iterate import violated
 from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
 from jrobust._progress import progress_bar
-from jrobust._records import Records, open_records
+from jrobust._records import open_records
 from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
 from jrobust.evaluation._execute import Answer, Executor, Rows
-from jrobust.evaluation._results import Curve, Evaluation, Result
+from jrobust.evaluation._results import Curve, Evaluation
+from jrobust.evaluation._tally import Tally, is_shape
 from jrobust.sets import Threat
 
 _WITNESS_BYTES = 2**28
@@ -96,9 +96,9 @@ def evaluate(
     warn_if_random(model, first, f)
 
     executor = _executor(f, threat, key, batch_size, mesh, classes)
-    tallies = {"clean": _Tally.new("clean", None, data, False)}
+    tallies = {"clean": Tally.new("clean", None, data, False)}
     for name, oracle in oracles.items():
-        tallies[name] = _Tally.new(name, oracle, data, _keeps(oracle, data, keep_witnesses))
+        tallies[name] = Tally.new(name, oracle, data, _keeps(oracle, data, keep_witnesses))
     header = _header(f, threat, oracles, key, hashed, data) if out is not None else {}
     records = None if out is None else open_records(out, header, name="evaluation")
     try:
@@ -145,56 +145,8 @@ def curve(model: Any, x: Any, y: Any, *, threat: Threat, eps: Any, out: Any = No
     return Curve(radii, tuple(runs))
 
 
-@dataclasses.dataclass
-class _Tally:
-    """The growing result of one oracle over all examples."""
-
-    name: str
-    oracle: Oracle | RadiusOracle | None
-    holds: np.ndarray
-    value: np.ndarray
-    correct: np.ndarray
-    info: dict[str, np.ndarray]
-    witness: Any  # arrays, or their shapes where they live in the records
-    rejected: int = 0
-
-    @staticmethod
-    def new(name: str, oracle: Any, data: Data, keep: bool) -> "_Tally":
-        n = data.n
-        shapes = jax.tree.map(lambda a: (n, *a.shape[1:]), data.x) if keep else None
-        return _Tally(name, oracle, np.zeros(n, bool), np.full(n, np.nan), np.zeros(n, bool), {}, shapes)
-
-    def row(self, i: int) -> dict[str, Any]:
-        return {"holds": self.holds[i], "value": self.value[i], "info": {k: v[i] for k, v in self.info.items()}}
-
-    def add(self, index: Any, holds: Any, value: Any, info: dict[str, Any], correct: Any) -> None:
-        self.holds[index], self.value[index], self.correct[index] = holds, value, correct
-        for k, v in info.items():
-            self.info.setdefault(k, np.zeros(len(self.holds), np.asarray(v).dtype))[index] = v
-
-    def result(self, records: Records | None) -> Result:
-        oracle = self.oracle
-        radius = isinstance(oracle, RadiusOracle)
-        side = "exact" if oracle is None else oracle.sup_side if radius else oracle.side
-        witness = self.witness
-        if witness is not None and records is not None:
-            files = [records.read(self.file(k)) for k in range(len(jax.tree.leaves(witness, is_leaf=_is_shape)))]
-            witness = jax.tree.unflatten(jax.tree.structure(witness, is_leaf=_is_shape), files)
-        return Result(
-            self.name, side, self.holds, self.value, witness, self.info, 1.0 if oracle is None else oracle.confidence,
-            self.correct, "prediction" if oracle is None else oracle.name, "radius" if radius else "margin", self.rejected,
-        )  # fmt: skip
-
-    def file(self, k: int) -> str:
-        return f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in self.name)}-witness{k or ''}"
-
-
-def _is_shape(node: Any) -> bool:
-    return isinstance(node, tuple) and all(isinstance(d, int) for d in node)
-
-
 def _run(
-    executor: Executor, threat: Threat, oracles: Any, data: Data, tallies: dict[str, _Tally], records: Any, show: bool
+    executor: Executor, threat: Threat, oracles: Any, data: Data, tallies: dict[str, Tally], records: Any, show: bool
 ) -> None:
     rows = {} if records is None else records.rows
     done = np.zeros(data.n, bool)
@@ -208,11 +160,11 @@ def _run(
     for tally in tallies.values():
         if tally.witness is None:
             continue
-        for k, shape in enumerate(jax.tree.leaves(tally.witness, is_leaf=_is_shape)):
+        for k, shape in enumerate(jax.tree.leaves(tally.witness, is_leaf=is_shape)):
             if records is not None:
                 records.array(tally.file(k), shape)
         if records is None:
-            tally.witness = jax.tree.map(lambda shape: np.zeros(shape, np.float32), tally.witness, is_leaf=_is_shape)
+            tally.witness = jax.tree.map(lambda shape: np.zeros(shape, np.float32), tally.witness, is_leaf=is_shape)
     todo = np.flatnonzero(~done)
     with progress_bar(show, data.n, "evaluate", len(rows)) as advance:
         for index in _batches(todo, executor.batch_size):
@@ -226,7 +178,7 @@ def _batch(
     oracles: Any,
     data: Data,
     index: np.ndarray,
-    tallies: dict[str, _Tally],
+    tallies: dict[str, Tally],
     records: Any,
 ) -> None:
     rows = Rows(index.astype(np.int32), data.rows(index), data.y[index], _checks.eps_rows(threat, data.n, index))
@@ -257,7 +209,7 @@ def _batch(
 
 
 def _ask(
-    executor: Executor, oracle: Any, rows: Rows, left: np.ndarray, margin: np.ndarray, tally: _Tally
+    executor: Executor, oracle: Any, rows: Rows, left: np.ndarray, margin: np.ndarray, tally: Tally
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], Any]:
     """One oracle on one batch: the rows ``left`` are classified right, the others are settled."""
     n, radius = len(margin), isinstance(oracle, RadiusOracle)
