@@ -64,6 +64,7 @@ RADIUS = {
     "fmn": (jr.attacks.fmn(steps=30), {"linf": 1.01, "l2": 1.01, "l1": 1.02}),
     "ddn": (jr.attacks.ddn(), {"l2": 1.01}),
     "pdpgd": (jr.attacks.pdpgd(), {"linf": 1.02, "l2": 1.03, "l1": 1.02}),
+    "carlini_wagner": (jr.attacks.carlini_wagner(steps=200, searches=8, step=0.02), {"l2": 1.03}),
 }
 
 EXACT_BOUNDS = tuple(UPPER)
