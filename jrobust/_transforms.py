@@ -110,7 +110,7 @@ def _one(loss: Loss, params: Any, rest: Any) -> Callable[[Point], Any]:
 def _over_examples(one: Callable[..., Any], threat: Threat, key: Any, x: Any, y: Any) -> Any:
     n = jax.tree.leaves(x)[0].shape[0]
     keys = example_keys(key, jnp.arange(n))
-    return jax.vmap(one, in_axes=(0, 0, 0, eps_axes(threat, n)))(keys, x, y, threat)
+    return jax.vmap(one, in_axes=(0, 0, 0, eps_axes(threat, x)))(keys, x, y, threat)
 
 
 def _witnesses(loss: Any, threat: Threat, oracle: Oracle, params: Any, rest: Any, x: Any, y: Any, key: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jrobust._checks import check_batch, check_inside, check_labels
 from jrobust._oracle import Oracle, RadiusOracle
-from jrobust.sets import Threat
+from jrobust.sets import Threat, eps_axes
 
 
 class Data(NamedTuple):
@@ -70,10 +70,7 @@ def check_eps(threat: Any, data: Data) -> Threat:
             raise ValueError(
                 f"eps has shape {eps.shape}; expected one number, one an example ({data.n},), or the shape of an example"
             )
-        if eps.ndim and eps.shape[0] == data.n and entry and eps.shape in shapes:
-            raise ValueError(
-                f"eps of shape {eps.shape} may be one an example or one an entry; give it as [N, ...example]"
-            )
+    eps_axes(threat, data.x)
     return threat
 
 

@@ -36,9 +36,10 @@ def _safe_norm(v: Array, p: float) -> Array:
     if p == 1:
         return jnp.sum(a)
     top = jax.lax.stop_gradient(jnp.max(a, initial=0.0))
-    top = jnp.where(top > 0, top, 1.0)
-    total = jnp.sum((a / top) ** p)
-    return top * jnp.where(total > 0, jnp.where(total > 0, total, 1.0) ** (1 / p), 0.0)
+    unit = jnp.where((top == 0) | jnp.isinf(top), 1.0, top)
+    total = jnp.sum((a / unit) ** p)
+    # NaN stays NaN: a comparison with it is false, so no ball holds such a point
+    return unit * jnp.where(total == 0, 0.0, jnp.where(total == 0, 1.0, total) ** (1 / p))
 
 
 def _dual(p: float) -> float:
@@ -56,7 +57,9 @@ def _saturate(w: Array, cap: Array, eps: Array, p: float) -> Array:
     def spend(full: Array, w: Array, cap: Array, eps: Array) -> Array:
         left = jnp.maximum(eps**p - jnp.sum(jnp.where(full, jnp.where(full, cap, 0.0) ** p, 0.0)), 0.0)
         rate = jnp.sum(jnp.where(full, 0.0, w) ** p)
-        return jnp.where(rate > 0, (left / jnp.where(rate > 0, rate, 1.0)) ** (1 / p), jnp.inf)
+        share = left / jnp.where(rate > 0, rate, 1.0)
+        root = jnp.where(share > 0, jnp.where(share > 0, share, 1.0) ** (1 / p), 0.0)  # gradient 0, not NaN, at 0
+        return jnp.where(rate > 0, root, jnp.inf)
 
     def saturated(mu: Array) -> Array:
         return (w > 0) & jnp.isfinite(cap) & (_times(w, mu) >= cap)
@@ -147,7 +150,9 @@ def _project(s: Set, z: Array, *, p: float) -> Array:
     x = s.center
     if p == np.inf:
         return jnp.clip(z, *_hull(s))
-    v = z - x
+    # no further than where squares and sums stay finite: the nearest point hardly moves, of an infinite entry it is the limit
+    far = jnp.finfo(jnp.result_type(x)).max ** 0.25
+    v = jnp.clip(z - x, -far, far)
     a, cap = jnp.abs(v), _room(s, v)
     if p == 2:
         d = _times(a, jnp.minimum(_saturate(a, cap, eps, 2.0), 1.0))
@@ -200,10 +205,14 @@ def _sample(s: Set, key: Any, *, p: float) -> Array:
 def _contains(s: Set, z: Array, tol: float, *, p: float) -> Array:
     eps, lo, hi = s.params
     x = s.center
-    # rounding of z - x is relative to z, not to eps
-    slack = tol * (1.0 if p == np.inf else jnp.size(x) ** (1 / p)) * jnp.max(jnp.abs(x), initial=1.0) * 0.1
-    distance = jnp.abs(z - x) - eps if p == np.inf else _safe_norm(z - x, p) - eps
-    inside = jnp.all(distance <= tol * eps + slack)
+    # an entry that moved was rounded once, relative to its own size and not to eps
+    half = 0.5 * max(jnp.finfo(jnp.result_type(a)).eps for a in (x, z))
+    rounding = half * jnp.where(z == x, 0.0, jnp.maximum(jnp.abs(z), jnp.abs(x)))
+    if p == np.inf:
+        inside = jnp.all(jnp.abs(z - x) <= (1 + tol) * eps + rounding)
+    else:
+        inside = _safe_norm(z - x, p) <= (1 + tol) * eps + _safe_norm(rounding, p)
+    inside &= jnp.all(jnp.isfinite(z))
     low = True if lo is None else jnp.all(z >= lo - tol)
     high = True if hi is None else jnp.all(z <= hi + tol)
     return inside & low & high

@@ -132,15 +132,39 @@ class Threat:
         return dataclasses.replace(self, eps=eps)
 
 
-def eps_axes(threat: Threat, n: int) -> Threat:
-    """The ``in_axes`` for vmapping ``threat`` over ``n`` examples: 0 where an eps has leading length ``n``, else None.
+def eps_axes(threat: Threat, x: Point) -> Threat:
+    """The ``in_axes`` for vmapping ``threat`` over a batch ``x[N, ...]``: 0 where an eps has leading length N, else None.
 
-    >>> import jrobust as jr
-    >>> eps_axes(jr.sets.linf(0.1), 8).eps is None
+    Raises:
+      ValueError: an eps could be one an example as well as one an entry.
+
+    >>> import jax.numpy as jnp, jrobust as jr
+    >>> eps_axes(jr.sets.linf(0.1), jnp.zeros((8, 2))).eps is None
     True
+    >>> eps_axes(jr.sets.linf(jnp.full(8, 0.1)), jnp.zeros((8, 2))).eps
+    0
     """
-    axes = jax.tree.map(lambda e: 0 if np.ndim(e) >= 1 and np.shape(e)[0] == n else None, threat.eps)
-    return dataclasses.replace(threat, eps=axes, args=jax.tree.map(lambda _: None, threat.args))
+    n = jax.tree.leaves(x)[0].shape[0]
+    radii, treedef = jax.tree.flatten(threat.eps)
+    axes = [0 if np.ndim(e) >= 1 and np.shape(e)[0] == n else None for e in radii]
+    for k, eps in enumerate(radii):
+        alone = treedef.unflatten([eps if i == k else 0.0 for i in range(len(radii))])
+        if axes[k] == 0 and n > 1 and _is_one_an_entry(threat.family(alone), x):
+            raise ValueError(
+                f"eps of shape {np.shape(eps)} may be one an example or one an entry of a batch of {n}; give it as [N, ...example] "
+                "([N, 1, ..., 1] for one an example)"
+            )
+    return dataclasses.replace(threat, eps=treedef.unflatten(axes), args=jax.tree.map(lambda _: None, threat.args))
+
+
+def _is_one_an_entry(threat: Threat, x: Point) -> bool:
+    """Whether the eps, as it is, makes a set around one example of the batch ``x``."""
+    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
+    try:
+        ends = jax.eval_shape(lambda z: threat(z).hull()[0], example)
+    except (TypeError, ValueError):
+        return False
+    return all(a.shape == b.shape for a, b in zip(jax.tree.leaves(ends), jax.tree.leaves(example), strict=True))
 
 
 def check_eps(eps: Any, name: str) -> Any:

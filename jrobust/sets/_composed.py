@@ -203,8 +203,7 @@ _POWER = Geometry(
 
 def _build_power(eps: Any, args: tuple[Threat], x: Any) -> Set:
     threat = args[0].family(eps)
-    n = jax.tree.leaves(x)[0].shape[0]
-    axes = eps_axes(threat, n)
+    axes = eps_axes(threat, x)
     # every number of the parts becomes batched, so that one vmap serves all methods
     parts = jax.vmap(lambda t, xi: jax.tree.map(jnp.asarray, t(xi)), in_axes=(axes, 0))(threat, x)
     return Set(parts.center, (parts,), _POWER)

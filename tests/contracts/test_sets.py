@@ -101,3 +101,59 @@ def test_one_eps_of_a_product_is_every_part_s(key):
             jr.sets._composed._build_product((0.1, 0.1), threat.args, bad)
     with pytest.raises(TypeError, match="one an entry of a tuple of inputs"):
         jr.sets.product()
+
+
+NORMS = (1.0, 1.5, 2.0, 4.0, np.inf)
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("clip", [None, (0, 1)])
+def test_no_set_holds_a_point_that_is_not_finite(p, clip):
+    s = jr.sets.lp(p, 1.0, clip=clip)(jnp.full(3, 0.5))
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        assert not s.contains(jnp.array([0.5, bad, 0.5]))
+        if bad == bad:
+            assert s.contains(s.project(jnp.array([0.5, bad, 0.5])))
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("d", [3, 3072, 100_000])
+def test_contains_forgives_rounding_and_no_more(p, d, key):
+    x, g = jax.random.uniform(key, (d,)), jax.random.normal(jax.random.key(1), (d,))
+    for eps in (0.001, 0.1, 3.0):
+        s = jr.sets.lp(p, eps, clip=(0, 1))(x)
+        for z in (s.project(x + g), s.argsup(g), s.sample(key)):
+            assert s.contains(z)
+        few = x.at[0].add(1.001 * eps * jnp.where(x[0] < 0.5, 1, -1))
+        assert not jr.sets.lp(p, eps)(x).contains(few)
+    moved = x + 1e-6 * jnp.sign(g)
+    assert not jr.sets.lp(p, 0.8e-6 * d ** (1 / p))(x).contains(moved)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_the_gradient_of_a_projection_at_radius_zero_is_finite(p):
+    for clip in (None, (0, 1)):
+        project = lambda z, clip=clip: jnp.sum(jr.sets.lp(p, 0.0, clip=clip)(jnp.full(3, 0.5)).project(z))  # noqa: E731
+        assert jnp.all(jnp.isfinite(jax.grad(project)(jnp.array([0.1, 0.2, 0.9]))))
+
+
+@pytest.mark.parametrize(
+    ("threat", "shape", "axis"),
+    [
+        (jr.sets.linf(jnp.ones(2)), (3, 2), None),
+        (jr.sets.linf(jnp.ones(3)), (3, 2), 0),
+        (jr.sets.linf(jnp.ones((2, 1))), (2, 2), 0),
+        (jr.sets.l2(jnp.ones(2)), (2, 2), 0),
+        (jr.sets.linf(jnp.ones(1)), (1, 2), 0),
+        (jr.sets.linf(jnp.ones(2)), (2, 2), "ambiguous"),
+        (jr.sets.linf(jnp.ones((2, 1))), (2, 2, 2), "ambiguous"),
+    ],
+)
+def test_eps_is_of_an_example_or_of_an_entry_or_refused(threat, shape, axis):
+    """[B] was one an example on batches of B and one an entry on all others."""
+    if axis == "ambiguous":
+        for use in (jr.sets.eps_axes, lambda t, x: jr.sets.power(t)(x)):
+            with pytest.raises(ValueError, match="one an example or one an entry"):
+                use(threat, jnp.zeros(shape))
+    else:
+        assert jr.sets.eps_axes(threat, jnp.zeros(shape)).eps == axis
