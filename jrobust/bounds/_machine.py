@@ -22,9 +22,12 @@ def intersect(a: Interval, b: Interval) -> Interval:
 
 
 def whole(v: Interval, fails: Any = False) -> Interval:
-    """A float interval, anything where an end is NaN or the operation ``fails``."""
+    """A float interval, anything where an end is NaN or the operation ``fails``; ends that overflowed are rounded outward."""
     fails = fails | jnp.isnan(v.lo) | jnp.isnan(v.hi)
-    return Interval(jnp.where(fails, jnp.nan, v.lo), jnp.where(fails, jnp.nan, v.hi))
+    most = jnp.finfo(v.lo.dtype).max
+    return Interval(
+        jnp.where(fails, jnp.nan, jnp.minimum(v.lo, most)), jnp.where(fails, jnp.nan, jnp.maximum(v.hi, -most))
+    )
 
 
 def intervals(eqn: Equation, values: Sequence[Any]) -> list[Interval]:
