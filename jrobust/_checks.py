@@ -55,7 +55,11 @@ def check_labels(y: Any, n: int) -> np.ndarray:
         raise TypeError(f"y must be integer labels [N], got dtype {y.dtype}")
     if y.shape != (n,):
         raise ValueError(f"y must have shape ({n},), one label an example of x, got {y.shape}")
-    return y.astype(np.int32)
+    labels = y.astype(np.int32)
+    if (labels != y).any():
+        at = int(np.flatnonzero(labels != y)[0])
+        raise ValueError(f"y[{at}] = {y[at]} is out of range: labels are int32")
+    return labels
 
 
 def check_classes(y: Any, classes: int, name: str = "y", *, index: bool = True) -> None:

@@ -61,7 +61,12 @@ class Records:
                     np.lib.format.write_array_header_1_0(file, header)
                     file.truncate(file.tell() + dtype.itemsize * math.prod(shape))
                 os.replace(part, path)
-        found = np.load(path, mmap_mode="r")
+        try:
+            found = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError):
+            raise ValueError(
+                f"{path} is not an array file; it was damaged or is not ours: remove it with its run"
+            ) from None
         if found.shape != shape or found.dtype != dtype:
             raise ValueError(f"{path} holds {found.dtype} {found.shape}, this run would write {dtype} {shape}")
         self._arrays[array] = (os.open(path, os.O_RDWR), found.offset, dtype, shape)  # pyright: ignore[reportAttributeAccessIssue]

@@ -42,8 +42,8 @@ def check_oracles(oracles: Any) -> None:
     if not isinstance(oracles, Mapping):
         raise TypeError(f'oracles is a dictionary {{"name": oracle}}, got {type(oracles).__name__}')
     for name, oracle in oracles.items():
-        if not isinstance(name, str) or name == "clean":
-            raise ValueError(f"an oracle's name is a string other than 'clean', got {name!r}")
+        if not isinstance(name, str) or name in ("clean", "i", "y"):  # columns of the records
+            raise ValueError(f"an oracle's name is a string other than 'clean', 'i' and 'y', got {name!r}")
         if not isinstance(oracle, Oracle | RadiusOracle):
             raise TypeError(f"oracles[{name!r}] is not an Oracle or RadiusOracle but {type(oracle).__name__}")
 

@@ -100,6 +100,7 @@ def evaluate(
     for name, oracle in oracles.items():
         tallies[name] = Tally.new(name, oracle, data, _keeps(oracle, data, keep_witnesses))
     header = _header(f, threat, oracles, key, hashed, data) if out is not None else {}
+    header["witnesses"] = [name for name, tally in tallies.items() if tally.witness is not None]
     records = None if out is None else open_records(out, header, name="evaluation")
     try:
         _run(executor, threat, oracles, data, tallies, records, progress)
@@ -137,7 +138,7 @@ def curve(model: Any, x: Any, y: Any, *, threat: Threat, eps: Any, out: Any = No
         raise ValueError(f"eps must be a list of radii [E], got shape {radii.shape}")
     if not (np.isfinite(radii).all() and (radii >= 0).all()):
         raise ValueError(f"eps must be finite and >= 0, got {radii.tolist()}")
-    folders = [None if out is None else Path(out) / f"eps-{e:g}" for e in radii]
+    folders = [None if out is None else Path(out) / f"eps-{np.format_float_positional(e, trim='-')}" for e in radii]
     runs = [
         evaluate(model, x, y, threat=threat.family(float(e)), out=folder, **options)
         for e, folder in zip(radii, folders, strict=True)
@@ -149,14 +150,12 @@ def _run(
     executor: Executor, threat: Threat, oracles: Any, data: Data, tallies: dict[str, Tally], records: Any, show: bool
 ) -> None:
     rows = {} if records is None else records.rows
-    done = np.zeros(data.n, bool)
-    done[list(rows)] = True
+    place = "" if records is None else f"{records.directory / records.name}.jsonl"
     for i, row in rows.items():
-        for name, tally in tallies.items():
-            said = row[name]
-            info = {k: np.asarray(v if isinstance(v, int) else float(v)) for k, v in said["info"].items()}
-            tally.add(i, said["holds"], float(said["value"]), info, row["clean"]["holds"])
-            tally.rejected += said.get("rejected", 0)
+        try:
+            _restore(tallies, data, i, row)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            raise ValueError(f"{place}: the line of example {i} is not one of this run; the file was damaged") from None
     for tally in tallies.values():
         if tally.witness is None:
             continue
@@ -165,11 +164,21 @@ def _run(
                 records.array(tally.file(k), shape)
         if records is None:
             tally.witness = jax.tree.map(lambda shape: np.zeros(shape, np.float32), tally.witness, is_leaf=is_shape)
-    todo = np.flatnonzero(~done)
+    todo = np.array([i for i in range(data.n) if i not in rows], int)
     with progress_bar(show, data.n, "evaluate", len(rows)) as advance:
         for index in _batches(todo, executor.batch_size):
             _batch(executor, threat, oracles, data, index, tallies, records)
             advance(len(index))
+
+
+def _restore(tallies: dict[str, Tally], data: Data, i: int, row: dict[str, Any]) -> None:
+    if not 0 <= i < data.n:
+        raise IndexError(i)
+    for name, tally in tallies.items():
+        said = row[name]
+        info = {k: np.asarray(v if isinstance(v, int) else float(v)) for k, v in said["info"].items()}
+        tally.add(i, said["holds"], float(said["value"]), info, row["clean"]["holds"])
+        tally.rejected += said.get("rejected", 0)
 
 
 def _batch(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -53,7 +54,7 @@ class Tally:
         )  # fmt: skip
 
     def file(self, k: int) -> str:
-        return f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in self.name)}-witness{k or ''}"
+        return f"{quote(self.name, safe='')}-witness{k or ''}"  # two names are two files
 
 
 def is_shape(node: Any) -> bool:

@@ -84,7 +84,7 @@ def read_meta(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{directory} holds no complete checkpoint")
     try:
         meta = json.loads((directory / str(step) / "meta.json").read_text())
-        if not {"step", "digest", "arrays"} <= set(meta):
+        if not {"step", "digest", "arrays"} <= set(meta) or not isinstance(meta["arrays"], dict):
             raise KeyError("step, digest or arrays")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _corrupt(directory / str(step), error) from error

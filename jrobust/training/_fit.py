@@ -160,10 +160,11 @@ def fit(
             line: dict[str, float] = {name: float(value) for name, value in metrics.items()}
             seconds = time.perf_counter() - began
             done += length
-            if not math.isfinite(line["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {line['loss']} around step {done}; lower the learning rate, or ramp eps more slowly"
-                )
+            for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
+                if not math.isfinite(line.get(name, 0.0)):
+                    raise FloatingPointError(
+                        f"the {what} is {line[name]} around step {done}; lower the learning rate, or ramp eps more slowly"
+                    )
             line = {"step": done, "epoch": done / per_epoch, **line, "seconds": seconds}
             line["images_per_second"] = length * batch_size / seconds
             if hook is not None and done % per_epoch == 0:

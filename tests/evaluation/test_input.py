@@ -120,3 +120,8 @@ def test_other_floats_are_computed_in_float32(dtype):
     assert bound["f"].witness.dtype == np.float32
     rounded = call(x=np.asarray(x, np.float32), oracles={"b": linear_bound()})
     np.testing.assert_array_equal(bound["b"].value, rounded["b"].value)
+
+
+def test_labels_do_not_wrap():
+    with pytest.raises(ValueError, match=r"y\[0\] = 4294967297 is out of range"):
+        call(y=np.array([2**32 + 1, 0, 0, 1, 0, 1]))

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import jrobust as jr
-from jrobust import _records
+from jrobust import _records, evaluation
 from jrobust.evaluation import _evaluate, evaluate
 from tests.evaluation.common import data, labels, liar, linear, linear_bound, linear_radius
 
@@ -213,3 +213,52 @@ def test_kill_9(tmp_path):
 def test_labels_of_the_linear_model_are_its_own():
     x, y = data(30)
     assert 0 < (labels(linear(0), x) == y).sum() < 30
+
+
+def test_every_oracle_has_a_witness_file_of_its_own(tmp_path):
+    pgd = lambda step: jr.attacks.pgd(steps=2, step=step, start="center")  # noqa: E731
+    oracles = {"a b": pgd(0.05), "a_b": pgd(0.01), "a/b": pgd(0.02)}
+    same(call(None, oracles=oracles), call(tmp_path, oracles=oracles))
+
+
+def test_a_run_without_witnesses_is_another_run(tmp_path):
+    call(tmp_path, keep_witnesses=False)
+    with pytest.raises(ValueError, match=r"another run \(witnesses"):
+        call(tmp_path, keep_witnesses=True)
+
+
+@pytest.mark.parametrize("name", ["i", "y", "clean"])
+def test_names_of_the_records_columns_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="an oracle's name"):
+        call(tmp_path, oracles={name: ORACLES["pgd"]})
+
+
+@pytest.mark.parametrize("line", ['{"i": 0}', '{"i": 99}', '{"i": -1}', '{"i": 0, "clean": 3}'])
+def test_a_line_that_is_not_of_the_run_is_named(tmp_path, line):
+    call(tmp_path)
+    (tmp_path / "evaluation.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"evaluation.jsonl: the line of example -?\d+ is not one of this run"):
+        call(tmp_path)
+
+
+def test_a_witness_file_that_is_none_is_named(tmp_path):
+    call(tmp_path)
+    (tmp_path / "evaluation-pgd-witness.npy").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"pgd-witness.npy is not an array file"):
+        call(tmp_path)
+
+
+def test_radii_that_are_close_have_folders_of_their_own(tmp_path):
+    x, y = data(4)
+    oracles = {"a": jr.attacks.fgsm()}
+    evaluation.curve(
+        linear(0),
+        x,
+        y,
+        threat=jr.sets.linf(0.0),
+        eps=[0.1, 0.1000001],
+        oracles=oracles,
+        key=jax.random.key(0),
+        out=tmp_path,
+    )
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["eps-0.1", "eps-0.1000001"]

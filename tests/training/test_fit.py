@@ -189,6 +189,20 @@ def test_bad_sizes_and_divergence_are_clear_errors():
         fit(x, y, state=training.init({**dense_params(), "b": jnp.full(12, jnp.nan)}, None, TX))
 
 
+def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path):
+    """A finite loss with an infinite slope: the step has spoilt the parameters already."""
+
+    def loss(params, rest, x, y, *, key, train):
+        del y, key, train
+        return jnp.sqrt(jnp.maximum(params, 0.0)) * jnp.ones(len(x)), rest
+
+    x, y = blobs(16)
+    step, state = training.make_step(loss, TX), training.init(jnp.zeros(()), None, TX)
+    with pytest.raises(FloatingPointError, match="the gradient's norm is"):
+        training.fit(step, state, x, y, epochs=1, batch_size=16, key=jax.random.key(0), run=tmp_path)
+    assert _checkpoint.latest(tmp_path / "checkpoints") is None
+
+
 def test_fit_looks_at_its_data_as_evaluate_does():
     """Each of these was once taken: labels beyond the model's classes wrapped round or gave NaN, bytes as floats were no images."""
     x, y = blobs(16)
