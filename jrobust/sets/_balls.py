@@ -137,6 +137,12 @@ def _support(s: Set, c: Array, *, p: float) -> Array:
     d = jax.lax.stop_gradient(_move(s, c, p))
     d = jnp.minimum(d * jnp.sign(c), cap)
     bound = at_center + jnp.sum(a * d - multiplier / p * d**p) + multiplier / p * eps**p
+    # where powers leave the range of floats the multiplier is not to be trusted; the ball without its box always bounds, the
+    # whole as a part (supports about the centre are subadditive)
+    tiny, weights = jnp.finfo(a.dtype).tiny, jax.lax.stop_gradient(_weights(c, p))
+    bound += eps * _safe_norm(jnp.where(weights**p < tiny, c, 0.0), _dual(p))
+    lost = (eps**p < tiny) | ~jnp.isfinite(bound)
+    bound = jnp.where(lost, at_center + eps * _safe_norm(c, _dual(p)), bound)
     return jnp.where(eps == 0, at_center, bound)
 
 
@@ -157,13 +163,50 @@ def _project(s: Set, z: Array, *, p: float) -> Array:
     if p == 2:
         d = _times(a, jnp.minimum(_saturate(a, cap, eps, 2.0), 1.0))
     elif p == 1:
-        d = _bisect(lambda t: jnp.clip(a - t, 0.0, cap), jnp.max(a, initial=0.0), eps, p)
+        d = _soft(a, cap, eps)
     else:
         w = a ** (1 / (p - 1))
         top = (_safe_norm(w, p) / jnp.maximum(eps, jnp.finfo(a.dtype).tiny)) ** (p - 1)
         d = _bisect(lambda t: jnp.minimum(_shrunk(a, t, p), cap), top, eps, p)
+        norm = _safe_norm(d, p)  # of a steep power the bisection's end may lie beyond the floats: then it is shrunk
+        d = d * jnp.minimum(1.0, eps / jnp.where(norm > 0, norm, 1.0))
     d = jnp.where(eps == 0, 0.0, jnp.minimum(d, cap))
     return clamp(x + jnp.sign(v) * d, lo, hi)
+
+
+def _soft(a: Array, cap: Array, eps: Array) -> Array:
+    """``min(max(a - t, 0), cap)`` at the least t >= 0 that spends at most ``eps``.
+
+    Newton's method on a piecewise linear function, inside a bracket; the last step is exact and carries the gradient.
+    """
+
+    def pieces(t: Array) -> tuple[Array, Array]:
+        full = a - t >= cap
+        return full, (a > t) & ~full
+
+    def level(full: Array, free: Array, a: Array, cap: Array, eps: Array) -> Array:
+        spent = jnp.sum(jnp.where(free, a, 0.0)) + jnp.sum(jnp.where(full, jnp.where(full, cap, 0.0), 0.0))
+        return (spent - eps) / jnp.maximum(jnp.sum(free), 1)
+
+    def further(carry: tuple[Array, ...]) -> Array:
+        _, _, _, n, settled = carry
+        return (n < _BISECTIONS) & ~settled
+
+    def narrow(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        low, high, t, n, _ = carry
+        over = jnp.sum(jnp.clip(fixed[0] - t, 0.0, fixed[1])) - fixed[2]
+        low, high = jnp.where(over > 0, t, low), jnp.where(over > 0, high, t)
+        newton = level(*pieces(t), *fixed)
+        new = jnp.where((newton >= low) & (newton <= high), newton, 0.5 * (low + high))
+        return low, high, new, n + 1, jnp.abs(new - t) <= 1e-7 * high
+
+    fixed = jax.lax.stop_gradient((a, cap, eps))
+    a0 = jnp.zeros((), a.dtype)
+    start = a0, jnp.max(fixed[0], initial=0.0), a0, jnp.asarray(0, jnp.int32), jnp.asarray(False)
+    t = jax.lax.while_loop(further, narrow, start)[2]
+    t = jnp.maximum(level(*pieces(jax.lax.stop_gradient(t)), a, cap, eps), 0.0)
+    inside = jnp.sum(jnp.minimum(a, cap)) <= eps
+    return jnp.where(inside, jnp.minimum(a, cap), jnp.clip(a - t, 0.0, cap))
 
 
 def _bisect(magnitudes: Any, top: Array, eps: Array, p: float) -> Array:
