@@ -86,8 +86,8 @@ def load_model(path: str) -> Callable[[Any], Any]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         model = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"--model {path}: {error}") from error
+    except Exception as error:  # a syntax error, or whatever the file itself raises
+        raise ValueError(f"--model {path}: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         if not hasattr(model, part):
             raise ValueError(f"--model {path}: {module} has no {name}")

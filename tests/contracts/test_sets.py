@@ -157,3 +157,20 @@ def test_eps_is_of_an_example_or_of_an_entry_or_refused(threat, shape, axis):
                 use(threat, jnp.zeros(shape))
     else:
         assert jr.sets.eps_axes(threat, jnp.zeros(shape)).eps == axis
+
+
+@pytest.mark.parametrize(
+    ("p", "eps", "x", "c", "z"),
+    [
+        (20.0, 0.01, [0.5] * 4, [1.0] * 4, [0.5 + 0.01 / 4**0.05] * 4),
+        (50.0, 0.001, [0.5] * 4, [1.0] * 4, [0.5 + 0.001 / 4**0.02] * 4),
+        (1.05, 1.0, [1.0, 0.5], [1.0, 0.01], [1.0, 1.0]),
+    ],
+)
+def test_steep_and_flat_norms_are_bounded(p, eps, x, c, z):
+    """Powers leave the range of floats here; the support was below a point of the set."""
+    s, c, z = jr.sets.lp(p, eps, clip=(0, 1))(jnp.array(x)), jnp.array(c), jnp.array(z)
+    assert s.contains(z)
+    assert s.support(c) >= jnp.vdot(c, z) - 1e-5
+    assert s.contains(s.project(jnp.ones(len(x))))
+    assert s.contains(s.argsup(c))
