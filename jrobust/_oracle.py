@@ -151,7 +151,7 @@ class RadiusOracle:
 
     def solve(self, key: Any, f: Any, threat: Any, x: Point) -> Radius:
         """Bound the radius of ``threat.family`` around ``x`` at which ``f`` can first be made >= 0."""
-        if not (hasattr(f, "outputs") and hasattr(threat, "family")):
+        if not hasattr(f, "outputs") or not (threat is None or hasattr(threat, "family")):
             raise TypeError(
                 f"RadiusOracle.solve takes (key, objective, threat, x), got {type(f).__name__} and {type(threat).__name__} as "
                 "the second and third"

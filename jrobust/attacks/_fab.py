@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust import _loops
 from jrobust._iterate import Algorithm, violated
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
@@ -31,7 +32,7 @@ def _saturating(a: Array, w: Array, cap: Array, r: Array) -> Array:
         full = carry[0] | (slope(carry[0]) * w >= cap)
         return full, jnp.any(full != carry[0])
 
-    full, _ = jax.lax.while_loop(lambda carry: carry[1], further, (cap <= 0, jnp.asarray(True)))
+    full, _ = _loops.while_loop(lambda carry: carry[1], further, (cap <= 0, jnp.asarray(True)))
     return jnp.where(full, cap, slope(full) * w)
 
 
@@ -50,7 +51,7 @@ def _greedy(a: Array, cap: Array, r: Array) -> Array:
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     ends = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.iinfo(jnp.int32).max, jnp.int32)
-    last, _ = jax.lax.fori_loop(0, 31, halve, ends)
+    last, _ = _loops.fori_loop(0, 31, halve, ends)
     left = r - jnp.sum(jnp.where(bits > last, worth, 0.0))
     shared = jnp.sum(jnp.where(bits == last, worth, 0.0))
     share = jnp.clip(left / jnp.where(shared > 0, shared, 1.0), 0.0, 1.0)

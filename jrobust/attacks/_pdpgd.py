@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust import _loops
 from jrobust._iterate import Algorithm
 from jrobust._objective import Objective, largest
 from jrobust._oracle import RadiusOracle
@@ -52,7 +53,7 @@ def _level(a: Array, t: Array) -> Array:
         level = jnp.maximum((jnp.sum(jnp.where(above, a, 0.0)) - t) / jnp.maximum(jnp.sum(above), 1), 0.0)
         return a > level, jnp.any((a > level) != above)
 
-    above, _ = jax.lax.while_loop(lambda carry: carry[1], further, (a > 0, jnp.asarray(True)))
+    above, _ = _loops.while_loop(lambda carry: carry[1], further, (a > 0, jnp.asarray(True)))
     return jnp.maximum((jnp.sum(jnp.where(above, a, 0.0)) - t) / jnp.maximum(jnp.sum(above), 1), 0.0)
 
 
@@ -89,7 +90,7 @@ def _step(
         d = shrunk(d - metric / stiffest * (d - to), t, kind)
         return jnp.clip(x + d, lo, hi) - x
 
-    d = jax.lax.fori_loop(0, 5, proximal, jnp.clip(x + to, lo, hi) - x)
+    d = _loops.fori_loop(0, 5, proximal, jnp.clip(x + to, lo, hi) - x)
     dual = state.dual + dual_step * (1 - 0.9 * done) * jnp.where(value < 0, 1.0, -1.0)
     weights = 0.9 * state.weights + 0.1 * _weights(dual)
     z = jnp.clip(x + d, lo, hi)

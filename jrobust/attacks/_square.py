@@ -141,39 +141,7 @@ def _bumps(r: Array, c: Array, rows: Any, columns: Any, across: Any, p: int) -> 
 
 def _inside(s: Any, z: Point, p: int) -> Point:
     """The nearest point of the set; a point already at distance eps in L2 only needs its clip."""
-    lo, hi = s.hull()
-    if p == 2:
-        return jnp.clip(z, lo, hi)
-    x, v = s.center, z - s.center
-    return jnp.clip(x + jnp.sign(v) * _thresholded(jnp.abs(v), jnp.where(v > 0, hi - x, x - lo), s.params[0]), lo, hi)
-
-
-def _thresholded(a: Array, cap: Array, eps: Array) -> Array:
-    """``min(max(a - t, 0), cap)`` at the least t >= 0 that spends at most ``eps``: Newton's steps, halved brackets where they leave.
-
-    The set's own projection bisects to the last bit, at the price of some forward passes; here a few parts in a million are left.
-    """
-    slack = 2e-6 * eps
-
-    def further(carry: tuple[Array, ...]) -> Array:
-        _, _, _, over, n = carry
-        return ((over > 0) | ((over < -slack) & (n > 1))) & (n < 40)
-
-    def narrow(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        low, high, t, _, n = carry
-        d = jnp.clip(a - t, 0.0, cap)
-        over = jnp.sum(d.ravel()) - eps
-        free = jnp.sum(((d > 0) & (d < cap)).ravel().astype(a.dtype))
-        low, high = jnp.where(over > 0, t, low), jnp.where(over > 0, high, t)
-        newton = t + (over + 0.5 * slack) / jnp.maximum(free, 1.0)
-        halfway = 0.5 * (low + high)
-        done = ((over <= 0) & (over >= -slack)) | ((n == 0) & (over <= 0))
-        return low, high, jnp.where(done, t, jnp.where((newton > low) & (newton < high), newton, halfway)), over, n + 1
-
-    zero = jnp.zeros((), a.dtype)
-    start = zero, jnp.max(a, initial=0.0), zero, jnp.ones((), a.dtype), jnp.asarray(0, jnp.int32)
-    _, high, _, _, _ = jax.lax.while_loop(further, narrow, start)
-    return jnp.clip(a - high, 0.0, cap)
+    return jnp.clip(z, *s.hull()) if p == 2 else s.project(z)
 
 
 def _tiled(key: Any, s: Any, layout: _Layout, *, p: int) -> Point:

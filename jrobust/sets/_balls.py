@@ -180,33 +180,34 @@ def _soft(a: Array, cap: Array, eps: Array) -> Array:
     Newton's method on a piecewise linear function, inside a bracket; the last step is exact and carries the gradient.
     """
 
-    def pieces(t: Array) -> tuple[Array, Array]:
+    def piece(t: Array, a: Array, cap: Array, eps: Array) -> tuple[Array, Array]:
+        """Where the piece of the function at ``t`` meets eps, and whether that piece is flat."""
         full = a - t >= cap
-        return full, (a > t) & ~full
-
-    def level(full: Array, free: Array, a: Array, cap: Array, eps: Array) -> Array:
+        free = (a > t) & ~full
         spent = jnp.sum(jnp.where(free, a, 0.0)) + jnp.sum(jnp.where(full, jnp.where(full, cap, 0.0), 0.0))
-        return (spent - eps) / jnp.maximum(jnp.sum(free), 1)
+        count = jnp.sum(free)
+        return (spent - eps) / jnp.maximum(count, 1), count == 0
 
     def further(carry: tuple[Array, ...]) -> Array:
-        _, _, _, n, settled = carry
-        return (n < _BISECTIONS) & ~settled
+        return (carry[3] < _BISECTIONS) & ~carry[4]
 
     def narrow(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         low, high, t, n, _ = carry
         over = jnp.sum(jnp.clip(fixed[0] - t, 0.0, fixed[1])) - fixed[2]
         low, high = jnp.where(over > 0, t, low), jnp.where(over > 0, high, t)
-        newton = level(*pieces(t), *fixed)
-        new = jnp.where((newton >= low) & (newton <= high), newton, 0.5 * (low + high))
-        return low, high, new, n + 1, jnp.abs(new - t) <= 1e-7 * high
+        newton, flat = piece(t, *fixed)
+        settled = ~flat & (jnp.abs(newton - t) <= 1e-6 * high)
+        inside = ~flat & (newton > low) & (newton < high)
+        return low, high, jnp.where(settled, t, jnp.where(inside, newton, 0.5 * (low + high))), n + 1, settled
 
     fixed = jax.lax.stop_gradient((a, cap, eps))
-    a0 = jnp.zeros((), a.dtype)
-    start = a0, jnp.max(fixed[0], initial=0.0), a0, jnp.asarray(0, jnp.int32), jnp.asarray(False)
-    t = jax.lax.while_loop(further, narrow, start)[2]
-    t = jnp.maximum(level(*pieces(jax.lax.stop_gradient(t)), a, cap, eps), 0.0)
+    zero = jnp.zeros((), a.dtype)
+    start = zero, jnp.max(fixed[0], initial=0.0), zero, jnp.asarray(0, jnp.int32), jnp.asarray(False)
+    _, high, t, _, settled = jax.lax.while_loop(further, narrow, start)
+    exact, _ = piece(jax.lax.stop_gradient(t), a, cap, eps)
     inside = jnp.sum(jnp.minimum(a, cap)) <= eps
-    return jnp.where(inside, jnp.minimum(a, cap), jnp.clip(a - t, 0.0, cap))
+    t = jnp.where(inside, 0.0, jnp.where(settled, jnp.maximum(exact, 0.0), high))
+    return jnp.clip(a - t, 0.0, cap)
 
 
 def _bisect(magnitudes: Any, top: Array, eps: Array, p: float) -> Array:

@@ -40,7 +40,12 @@ def test_plus_has_every_component():
         jr.attacks.autoattack(version="fast")
 
 
-@pytest.mark.parametrize(("kind", "classes"), [("Linf", 5), ("L2", 3), ("L1", 2)])
+SLOW = pytest.mark.sweep
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes"), [("Linf", 3), pytest.param("L2", 5, marks=SLOW), pytest.param("L1", 2, marks=SLOW)]
+)
 def test_alone_and_in_a_driver_it_says_the_same(kind, classes, key):
     w = jax.random.normal(jax.random.key(3), (6, classes))
     x = jax.random.uniform(jax.random.key(4), (5, 6))
@@ -48,9 +53,11 @@ def test_alone_and_in_a_driver_it_says_the_same(kind, classes, key):
     attack = jr.attacks.autoattack(steps=4, queries=8)
     threat = SETS[kind]({"Linf": 0.1, "L2": 0.2, "L1": 0.3}[kind], clip=(0, 1))
     ev = jr.evaluate(lambda x: x @ w, x, y, threat=threat, oracles={"aa": attack}, key=key)
-    one = lambda i: attack.solve(
-        jax.random.fold_in(key, i), jr.objectives.classification(lambda z: z @ w, y[i]), threat(x[i])
-    )  # noqa: E731
+
+    def one(i):
+        f = jr.objectives.classification(lambda z: z @ w, y[i])
+        return attack.solve(jax.random.fold_in(key, i), f, threat(x[i]))
+
     for i in (0, 3):
         alone = jax.jit(one, static_argnums=0)(i)
         np.testing.assert_allclose(alone.value, ev["aa"].value[i], rtol=1e-4, atol=1e-5)
@@ -90,11 +97,11 @@ def golden(case):
 def test_breaks_what_the_official_attack_breaks(case, key):
     # accuracy above the official one can only come from these; extra breaks elsewhere are confirmed by the driver
     model, x, y, threat, official = golden(case)
-    broken = np.flatnonzero(official["clean"] & ~official["robust"])
+    broken = np.flatnonzero(official["clean"] & ~official["robust"])[:8]
     ev = jr.evaluate(model, x[broken], y[broken], threat=threat, oracles={"aa": jr.attacks.autoattack()}, key=key)
     assert ev["clean"].holds.all()
     missed = int(ev["aa"].holds.sum())
-    assert missed <= max(0.002 * len(x), 1), f"{missed} of {len(broken)}"
+    assert missed == 0, f"{missed} of {len(broken)}"
 
 
 @pytest.mark.sweep
@@ -104,5 +111,7 @@ def test_the_whole_fixture(case, key):
     model, x, y, threat, official = golden(case)
     ev = jr.evaluate(model, x, y, threat=threat, oracles={"aa": jr.attacks.autoattack()}, key=key)
     ours, theirs = ev["aa"].holds.mean(), official["robust"].mean()
-    print(f"{case}: n={len(x)} clean {official['clean'].mean():.4f} official {theirs:.4f} ours {ours:.4f}")
+    missed = int((official["clean"] & ~official["robust"] & ev["aa"].holds).sum())
+    print(f"{case}: n={len(x)} clean {official['clean'].mean():.4f} official {theirs:.4f} ours {ours:.4f} missed {missed}")
     assert ours <= theirs + max(0.002, 1 / len(x))
+    assert missed <= 0.01 * (official["clean"] & ~official["robust"]).sum()
