@@ -97,7 +97,7 @@ def golden(case):
 def test_breaks_what_the_official_attack_breaks(case, key):
     # accuracy above the official one can only come from these; extra breaks elsewhere are confirmed by the driver
     model, x, y, threat, official = golden(case)
-    broken = np.flatnonzero(official["clean"] & ~official["robust"])[:8]
+    broken = np.flatnonzero(official["clean"] & ~official["robust"])[:4]
     ev = jr.evaluate(model, x[broken], y[broken], threat=threat, oracles={"aa": jr.attacks.autoattack()}, key=key)
     assert ev["clean"].holds.all()
     missed = int(ev["aa"].holds.sum())
@@ -112,6 +112,8 @@ def test_the_whole_fixture(case, key):
     ev = jr.evaluate(model, x, y, threat=threat, oracles={"aa": jr.attacks.autoattack()}, key=key)
     ours, theirs = ev["aa"].holds.mean(), official["robust"].mean()
     missed = int((official["clean"] & ~official["robust"] & ev["aa"].holds).sum())
-    print(f"{case}: n={len(x)} clean {official['clean'].mean():.4f} official {theirs:.4f} ours {ours:.4f} missed {missed}")
+    print(
+        f"{case}: n={len(x)} clean {official['clean'].mean():.4f} official {theirs:.4f} ours {ours:.4f} missed {missed}"
+    )
     assert ours <= theirs + max(0.002, 1 / len(x))
     assert missed <= 0.01 * (official["clean"] & ~official["robust"]).sum()

@@ -187,7 +187,10 @@ def test_interrupted_evaluation_goes_on(here):
     np.save("y.npy", x.argmax(1))
     words = [*MINE, "--eps", "0.1", "--oracle", "pgd", "--steps", "10000", "--restarts", "2", "--batch-size", "1"]
     words += ["--out", "result"]
-    command = [sys.executable, "-c", "import sys; from jrobust.cli import main; sys.exit(main())", *words]
+    # a shell's background jobs ignore SIGINT, and so would their children
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from jrobust.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *words]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -7,8 +7,6 @@ import pytest
 from jrobust.cli import main
 from jrobust.evaluation import read_sections
 
-pytestmark = pytest.mark.xdist_group("demo")  # with --dist loadgroup one worker runs the demo, once
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):

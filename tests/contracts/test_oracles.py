@@ -11,7 +11,7 @@ from jrobust.testing import check_oracle, linear_problem
 from tests.contracts.oracles import ESTIMATE, EXACT_BOUNDS, LOWER, THREATS, UPPER
 
 
-@pytest.mark.parametrize("threat", ["linf in a box", "l2"])
+@pytest.mark.parametrize("threat", ["linf in a box", pytest.param("l2", marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("name", LOWER | UPPER)
 def test_oracle_keeps_its_side(name, threat, key):
     problem = linear_problem(THREATS[threat], key=key)

@@ -117,7 +117,9 @@ def test_no_set_holds_a_point_that_is_not_finite(p, clip):
 
 
 @pytest.mark.parametrize("p", NORMS)
-@pytest.mark.parametrize("d", [3, 3072, 100_000])
+@pytest.mark.parametrize(
+    "d", [3, pytest.param(3072, marks=pytest.mark.sweep), pytest.param(100_000, marks=pytest.mark.sweep)]
+)
 def test_contains_forgives_rounding_and_no_more(p, d, key):
     x, g = jax.random.uniform(key, (d,)), jax.random.normal(jax.random.key(1), (d,))
     for eps in (0.001, 0.1, 3.0):

@@ -75,7 +75,7 @@ def test_linear_classifier_end_to_end():
     assert [c.value for c in cert.curve(y, (0.0, 0.5))] == [sure.mean(), a.value]
     np.testing.assert_allclose(cert.average_radius(y), cert.radius.mean())
     assert cert.accuracy(1 - y).value == 0
-    assert "l2 0.5   40  upper" in cert.table(y)
+    assert "l2 0.5   40  at least" in cert.table(y)
 
 
 @pytest.mark.parametrize("batch_size", [7, 64, 500])
