@@ -291,8 +291,8 @@ def apgd(
 
     >>> import jax, jax.numpy as jnp, jrobust as jr
     >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z[0], 0)
-    >>> print(apgd(steps=10).solve(jax.random.key(0), f, jr.sets.linf(0.3)(jnp.array([0.5]))).value)
-    -0.4
+    >>> print(f"{apgd(steps=10).solve(jax.random.key(0), f, jr.sets.linf(0.3)(jnp.array([0.5]))).value:.4f}")
+    -0.4000
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks, ICML 2020.

@@ -306,7 +306,7 @@ def square(
 
     >>> import jax, jax.numpy as jnp, jrobust as jr
     >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z.sum(), 0)
-    >>> print(square(queries=50).solve(jax.random.key(0), f, jr.sets.linf(0.1)(jnp.ones((4, 4)))).value.round(3))
+    >>> print(f"{square(queries=50).solve(jax.random.key(0), f, jr.sets.linf(0.1)(jnp.ones((4, 4)))).value:.1f}")
     -28.8
 
     References:

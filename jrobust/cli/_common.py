@@ -48,6 +48,10 @@ Number = Annotated[
 NORMS: dict[str, Callable[..., Any]] = {"linf": jr.sets.linf, "l2": jr.sets.l2, "l1": jr.sets.l1}
 
 
+_PARTS = ("minimize", "steepest", "within")
+"""Names of `jr.attacks` that make attacks and are none."""
+
+
 def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any]:
     """The oracles behind names; "clean" needs none.
 
@@ -56,7 +60,7 @@ def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any
     """
     known: dict[str, Callable[[], Any]] = {
         "clean": lambda: None,
-        "fgsm": jr.attacks.fgsm,
+        **{name.replace("_", "-"): getattr(jr.attacks, name) for name in jr.attacks.__all__ if name not in _PARTS},
         "pgd": lambda: jr.restarts(jr.attacks.pgd(steps=steps), restarts),
         "ibp": jr.bounds.ibp,
         "crown-ibp": jr.bounds.crown_ibp,

@@ -45,7 +45,8 @@ def evaluate(
       model: pkg.module:function, where function(x[B, ...]) gives logits [B, K]; instead of --run.
       x: .npy file of inputs [N, ...] in [0, 1], for --model.
       y: .npy file of integer labels [N], for --model.
-      oracle: clean; attacks: fgsm, pgd; proofs: ibp (fast, loose), crown-ibp, crown (tight, slow).
+      oracle: clean; attacks: pgd, autoattack, apgd, fab, square, ... (every name of jr.attacks); proofs: ibp (fast, loose),
+        crown-ibp, crown (tight, slow).
       eps: radii in input units, as many as you like (0.1, 8/255); by default the run's own.
       norm: of the perturbation.
       n: only the first N examples.
