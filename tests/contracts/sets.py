@@ -25,3 +25,14 @@ SETS = {
     "product": (sets.product(sets.l2(0.4), sets.box(0.0, 1.0)), (_X, _EDGE)),
     "power": (sets.power(sets.l2(0.3, clip=(0, 1))), _X),
 }
+
+# the same code with other numbers: in the sweep
+ALIKE = {
+    "l2 eps=0.3 clip=(0.0, 1.0)",
+    "l1 eps=0.3 clip=(0.0, 1.0)",
+    "linf eps=0.3 clip=(0.0, 1.0)",
+    "l3 eps=2.0 clip=(0.0, 1.0)",
+    "l4 at the edge",
+    "l2, one clip an entry",
+}
+assert SETS.keys() >= ALIKE

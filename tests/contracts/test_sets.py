@@ -8,10 +8,12 @@ from scipy.optimize import linprog, minimize
 
 import jrobust as jr
 from jrobust.testing import check_set
-from tests.contracts.sets import SETS
+from tests.contracts.sets import ALIKE, SETS
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.sweep) if name in ALIKE else name for name in SETS]
+)
 def test_facts_agree(name, key):
     threat, x = SETS[name]
     check_set(threat, x, key=key, samples=64)
