@@ -6,12 +6,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jrobust import _loops
 from jrobust._iterate import Algorithm, iterate
 from jrobust._objective import Objective
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind, where
-from jrobust.attacks._state import Surrogate, aimed, broken, climb, keep, kept, nothing, on_the_sphere, ranked
+from jrobust.attacks._state import (
+    Surrogate,
+    aimed,
+    broken,
+    climb,
+    keep,
+    kept,
+    last_bits,
+    nothing,
+    on_the_sphere,
+    ranked,
+)
 from jrobust.typing import Array, Float, Point
 
 
@@ -59,25 +69,23 @@ def _init(rank: Any, start: Any, key: Any, f: Objective, s: Any, *, windows: _Wi
     z = _start(start, key, s)
     low, count = nothing(z), jnp.asarray(0, jnp.int32)
     target = None if rank is None else ranked(f, s, rank, by="apgd")
-    first = jnp.asarray(windows.first, jnp.int32)
-    two = jnp.asarray(2.0, low.dtype)
     return AscentState(
-        z,
-        z,
-        z,
-        jax.tree.map(jnp.zeros_like, z),
-        low,
-        low,
-        low,
-        z,
-        two,
-        count,
-        first,
-        count,
-        count,
-        jnp.asarray(True),
-        low,
-        target,
+        z=z,
+        before=z,
+        top=z,
+        gradient=jax.tree.map(jnp.zeros_like, z),
+        height=low,
+        last=low,
+        value=low,
+        witness=z,
+        step=jnp.asarray(2.0, low.dtype),
+        evaluations=count,
+        window=jnp.asarray(windows.first, jnp.int32),
+        since=count,
+        increases=count,
+        reduced=jnp.asarray(True),
+        height_at_check=low,
+        target=target,
     )
 
 
@@ -171,18 +179,9 @@ def _sparse_init(rank: Any, start: Any, key: Any, f: Objective, s: Any, *, phase
 
 
 def _kth_largest(a: Array, k: Array) -> Array:
-    """The k-th largest of non-negative numbers, exactly: bisection over their bits."""
-    bits = jax.lax.bitcast_convert_type(a.astype(jnp.float32).ravel(), jnp.int32)
-
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = low + (high - low) // 2
-        enough = jnp.sum(bits >= middle) >= k
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    ends = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.iinfo(jnp.int32).max, jnp.int32)
-    low, _ = _loops.fori_loop(0, 31, halve, ends)
-    return jax.lax.bitcast_convert_type(low, jnp.float32)
+    """The k-th largest of non-negative numbers, exactly."""
+    _, last = last_bits(a, lambda above: jnp.sum(above) >= k)
+    return jax.lax.bitcast_convert_type(last, jnp.float32)
 
 
 def _sparse_step(

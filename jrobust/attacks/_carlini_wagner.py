@@ -9,12 +9,11 @@ from jrobust._iterate import Algorithm, violated
 from jrobust._objective import Objective, largest
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
-from jrobust.attacks._minimum import closer, closest, minimize, only_balls, unfound
+from jrobust.attacks._minimum import adam, closer, closest, minimize, only_balls, unfound
 from jrobust.attacks._state import climb
 from jrobust.typing import Array, Float, Point
 
 _INSIDE = 1 - 1e-6
-_MOMENTA = (0.9, 0.999)
 _LARGE = 1e9
 
 
@@ -91,10 +90,8 @@ def _step(
     _, pull = jax.vjp(lambda w: _box(s, w), state.w)
     (slope,) = pull(2 * (state.z - x) - jnp.where(short > 0, state.multiple, 0.0) * g)
     i = state.count + 1
-    mean = _MOMENTA[0] * state.mean + (1 - _MOMENTA[0]) * slope
-    square = _MOMENTA[1] * state.square + (1 - _MOMENTA[1]) * slope**2
-    size = jnp.sqrt(square / (1 - _MOMENTA[1] ** i)) + 1e-8
-    w = state.w - step * mean / (1 - _MOMENTA[0] ** i) / size
+    mean, square, direction, metric = adam(state.mean, state.square, slope, i)
+    w = state.w - step * direction / metric
     # the end of a search: halve the interval of multiples, or grow the multiple while nothing was found
     ends = stalled | (i >= steps)
     low = jnp.where(ends & ~hit, jnp.maximum(state.low, state.multiple), state.low)

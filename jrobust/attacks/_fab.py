@@ -11,7 +11,7 @@ from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
 from jrobust.attacks._minimum import BALLS, closer, dual_norm, jacobian, minimize, only_balls, unfound
-from jrobust.attacks._state import kept, on_the_sphere, wrong_class
+from jrobust.attacks._state import kept, last_bits, on_the_sphere, wrong_class
 from jrobust.objectives import with_label
 from jrobust.typing import Array, Float, Point
 
@@ -41,17 +41,8 @@ def _greedy(a: Array, cap: Array, r: Array) -> Array:
 
     The last entry to move is found by bisection over the bits of ``a`` (no sort); equal entries share what is left.
     """
-    bits = jax.lax.bitcast_convert_type(a.astype(jnp.float32), jnp.int32)
     worth = a * cap
-
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = low + (high - low) // 2
-        enough = jnp.sum(jnp.where(bits >= middle, worth, 0.0)) >= r
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    ends = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.iinfo(jnp.int32).max, jnp.int32)
-    last, _ = _loops.fori_loop(0, 31, halve, ends)
+    bits, last = last_bits(a, lambda above: jnp.sum(jnp.where(above, worth, 0.0)) >= r)
     left = r - jnp.sum(jnp.where(bits > last, worth, 0.0))
     shared = jnp.sum(jnp.where(bits == last, worth, 0.0))
     share = jnp.clip(left / jnp.where(shared > 0, shared, 1.0), 0.0, 1.0)

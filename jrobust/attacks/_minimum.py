@@ -69,6 +69,12 @@ def unit(g: Array) -> Array:
     return g / jnp.where(size > 0, size, 1.0)
 
 
+def adam(mean: Array, square: Array, g: Array, count: Array) -> tuple[Array, Array, Array, Array]:
+    """Adam's moments after gradient number ``count`` (from 1), then the direction it averages and the metric that it divides by."""
+    mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
+    return mean, square, mean / (1 - 0.9**count), jnp.sqrt(square / (1 - 0.999**count)) + 1e-8
+
+
 def farthest(s: Any) -> Float[Array, ""]:
     """How far the farthest corner of the clip lies: no violation is further; ``+inf`` without a clip."""
     _, lo, hi = s.params

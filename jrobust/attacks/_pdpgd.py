@@ -10,11 +10,11 @@ from jrobust._iterate import Algorithm
 from jrobust._objective import Objective, largest
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
-from jrobust.attacks._minimum import BALLS, closer, closest, dual_norm, minimize, only_balls, unfound
+from jrobust.attacks._minimum import BALLS, adam, closer, closest, dual_norm, minimize, only_balls, unfound
 from jrobust.attacks._state import climb
+from jrobust.sets import l1
 from jrobust.typing import Array, Float, Point
 
-_MOMENTA = (0.9, 0.999)
 _RATIOS = (1e-6, 1e6)
 
 
@@ -45,27 +45,14 @@ def _init(ratio: Any, key: Any, f: Objective, s: Any) -> SaddleState:
     return SaddleState(x, zero, zero, dual, _weights(dual), count=jnp.asarray(0, jnp.int32), **unfound(s))
 
 
-def _level(a: Array, t: Array) -> Array:
-    """The level at which cutting ``a`` >= 0 off takes away ``t`` in sum; 0 where the sum is less. Newton's method, no sort."""
-
-    def further(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        above = carry[0]
-        level = jnp.maximum((jnp.sum(jnp.where(above, a, 0.0)) - t) / jnp.maximum(jnp.sum(above), 1), 0.0)
-        return a > level, jnp.any((a > level) != above)
-
-    above, _ = _loops.while_loop(lambda carry: carry[1], further, (a > 0, jnp.asarray(True)))
-    return jnp.maximum((jnp.sum(jnp.where(above, a, 0.0)) - t) / jnp.maximum(jnp.sum(above), 1), 0.0)
-
-
 def shrunk(d: Array, t: Array, kind: str) -> Array:
     """The proximal map of ``t`` times the norm: ``argmin_y t ||y|| + ||y - d||^2 / 2``."""
-    a = jnp.abs(d)
     if kind == "l1":
-        return jnp.sign(d) * jnp.maximum(a - t, 0.0)
+        return jnp.sign(d) * jnp.maximum(jnp.abs(d) - t, 0.0)
     if kind == "l2":
         size = dual_norm(d, "l2")
         return d * jnp.maximum(1 - t / jnp.where(size > 0, size, 1.0), 0.0)
-    return jnp.sign(d) * jnp.minimum(a, _level(a, t))
+    return d - l1(t)(jnp.zeros_like(d)).project(d)  # by Moreau: the rest of the projection onto the dual ball
 
 
 def _step(
@@ -79,10 +66,8 @@ def _step(
     g = jnp.where(value < 0, -g, 0.0)
     done, i = state.count / steps, state.count + 1
     step = step * 0.01**done
-    mean = _MOMENTA[0] * state.mean + (1 - _MOMENTA[0]) * g
-    square = _MOMENTA[1] * state.square + (1 - _MOMENTA[1]) * g**2
-    metric = jnp.sqrt(square / (1 - _MOMENTA[1] ** i)) + 1e-8
-    to = state.z - x - step * mean / (1 - _MOMENTA[0] ** i) / metric
+    mean, square, direction, metric = adam(state.mean, state.square, g, i)
+    to = state.z - x - step * direction / metric
     stiffest = jnp.max(metric)
     t = step * jnp.clip(state.weights[0] / state.weights[1], *_RATIOS) / stiffest
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jrobust import _loops
 from jrobust._iterate import improves, violated
 from jrobust._objective import Objective
 from jrobust._tree import where
@@ -58,6 +59,20 @@ def on_the_sphere(s: Any, key: Any, *, uniform: bool) -> Point:
     d = jax.random.uniform(key, shape, dtype, -1, 1) if uniform else jax.random.normal(key, shape, dtype)
     size = s.distance(s.center + d)
     return s.project(s.center + d * (s.params[0] / jnp.where(size > 0, size, 1.0)))
+
+
+def last_bits(a: Array, enough: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """The bits of non-negative floats (which order as the floats do), and the largest at which ``enough(bits >= it)`` holds: no sort."""
+    bits = jax.lax.bitcast_convert_type(a.astype(jnp.float32), jnp.int32)
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = low + (high - low) // 2
+        fits = enough(bits >= middle)
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    ends = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.iinfo(jnp.int32).max, jnp.int32)
+    return bits, _loops.fori_loop(0, 31, halve, ends)[0]
 
 
 def ranked(f: Objective, s: Any, rank: Any, *, by: str) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from jrobust._checks import check_key
 from jrobust._model import functional
 from jrobust._objective import Stochastic
+from jrobust.attacks import pgd
 from jrobust.evaluation._checks import check_data
 from jrobust.evaluation._execute import objective
 from jrobust.evaluation._results import Result
@@ -70,14 +71,13 @@ class Diagnosis(NamedTuple):
 @partial(jax.jit, static_argnames="apply")
 def _probe(threat: Threat, leaves: Any, key: Any, x: Any, y: Any, *, apply: Any) -> dict[str, Any]:
     """Facts about every example."""
-    from jrobust.attacks import pgd  # a wing, below this floor
 
     def one(k: Any, z: Any, label: Any) -> dict[str, Any]:
         f, s = objective(apply, leaves, label), threat(z)
         logits = f.outputs(z)
         k_at, k_few, k_many, k_all = jax.random.split(k, 4)
         at = s.sample(k_at)
-        surrogates = {"ce": ce, "dlr" if logits.shape[0] >= 4 else "margin": dlr if logits.shape[0] >= 4 else largest}
+        surrogates = {"ce": ce} | ({"dlr": dlr} if logits.shape[0] >= 4 else {"margin": largest})
 
         def steepness(surrogate: Any) -> Any:
             gradient = jax.grad(lambda z: f.climb(surrogate, z)[0])(at)
