@@ -1,10 +1,12 @@
 """Attacks: lower bounds on a worst case, each with a witness."""
 
 from jrobust.attacks._adaptive_norm import ddn, fmn
+from jrobust.attacks._alma import alma
 from jrobust.attacks._apgd import apgd
 from jrobust.attacks._autoattack import autoattack
 from jrobust.attacks._carlini_wagner import carlini_wagner
 from jrobust.attacks._deepfool import deepfool
+from jrobust.attacks._ead import ead
 from jrobust.attacks._fab import fab
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
 from jrobust.attacks._minimum import minimize, within
@@ -14,6 +16,7 @@ from jrobust.attacks._rules import steepest
 from jrobust.attacks._square import square
 
 __all__ = [
+    "alma",
     "apgd",
     "autoattack",
     "bim",
@@ -21,6 +24,7 @@ __all__ = [
     "ddn",
     "deepfool",
     "di_fgsm",
+    "ead",
     "fab",
     "fgsm",
     "fmn",

@@ -1,4 +1,4 @@
-"""Carlini and Wagner's L2 attack: distance plus a multiple of the margin, minimised in coordinates that cannot leave the box."""
+"""Carlini and Wagner's attacks: distance plus a multiple of the margin, minimised in coordinates that cannot leave the box."""
 
 from typing import Any, NamedTuple
 
@@ -9,16 +9,17 @@ from jrobust._iterate import Algorithm, violated
 from jrobust._objective import Objective, largest
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
-from jrobust.attacks._minimum import adam, closer, closest, minimize, only_balls, unfound
+from jrobust.attacks._minimum import adam, closer, closest, farthest, minimize, only_balls, unfound
+from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, first, stalled
 from jrobust.attacks._state import climb
 from jrobust.typing import Array, Float, Point
 
 _INSIDE = 1 - 1e-6
-_LARGE = 1e9
+_LARGEST = 20.0  # multiple on linf
 
 
 class PenaltyState(NamedTuple):
-    """The iterate and its coordinates, Adam's moments, the closest violation, and this search: its multiple, bounds and progress."""
+    """The iterate and its coordinates, Adam's moments, the closest violation, the multiple, and how far entries move freely."""
 
     z: Point
     w: Point
@@ -27,14 +28,16 @@ class PenaltyState(NamedTuple):
     radius: Float[Array, ""]
     value: Float[Array, ""]
     witness: Point
-    multiple: Float[Array, ""]
-    low: Float[Array, ""]
-    high: Float[Array, ""]
-    hit: Array
-    before: Float[Array, ""]
-    count: Array
-    search: Array
-    done: Array
+    multiple: Multiple
+    limit: Float[Array, ""]
+
+
+class Seen(NamedTuple):
+    """What an evaluation showed: the loss, whether the margin was reached, whether it is the closest violation so far."""
+
+    loss: Float[Array, ""]
+    reached: Array
+    closest: Array
 
 
 def _box(s: Any, w: Array) -> Array:
@@ -53,105 +56,130 @@ def _coordinates(s: Any) -> Array:
     return jnp.arctanh(jnp.clip(2 * (s.center - lo) / (hi - lo) - 1, -1, 1) * _INSIDE)
 
 
+def _squares(d: Array, limit: Array) -> tuple[Float[Array, ""], Array]:
+    """L2: the squared distance, and its gradient."""
+    del limit
+    return jnp.sum(d**2), 2 * d
+
+
+def _excess(d: Array, limit: Array) -> tuple[Float[Array, ""], Array]:
+    """Linf: what entries move beyond the limit, and its gradient."""
+    over = jnp.maximum(jnp.abs(d) - limit, 0.0)
+    return jnp.sum(over), jnp.where(over > 0, jnp.sign(d), 0.0)
+
+
+def _bisect(state: PenaltyState, seen: Seen, s: Any, *, steps: int, searches: int) -> tuple[PenaltyState, Array]:
+    """L2: every search starts at the example, with a multiple between one too small and one that is enough."""
+    multiple = state.multiple._replace(hit=state.multiple.hit | seen.reached)
+    multiple, over = stalled(multiple, seen.loss, steps)
+    multiple, ends = advanced(multiple, over, steps=steps, searches=searches)
+    return state._replace(multiple=multiple, w=jnp.where(ends, _coordinates(s), state.w)), ends
+
+
+def _tighten(state: PenaltyState, seen: Seen, s: Any, *, steps: int, searches: int) -> tuple[PenaltyState, Array]:
+    """Linf: searches go on from one another; success tightens the limit, failure doubles the multiple."""
+    del s
+    m = state.multiple
+    hit = m.hit | seen.closest
+    ends = (seen.loss < 1e-4 * m.value) | (m.count + 1 >= steps)
+    value = jnp.where(ends & ~hit, 2 * m.value, m.value)
+    multiple = m._replace(
+        value=value,
+        hit=hit & ~ends,
+        count=jnp.where(ends, 0, m.count + 1),
+        ended=m.ended + ends,
+        done=m.done | (m.ended + ends >= searches) | (value > _LARGEST),
+    )
+    limit = jnp.where(ends & hit, 0.9 * jnp.minimum(state.radius, state.limit), state.limit)
+    return state._replace(multiple=multiple, limit=limit), ends
+
+
+class Kind(NamedTuple):
+    """What differs between sets: the distance that is minimised, how searches follow one another, and the defaults."""
+
+    distance: Any
+    following: Any
+    searches: int
+    multiple: float
+
+
+_KINDS = {"l2": Kind(_squares, _bisect, 9, 1e-3), "linf": Kind(_excess, _tighten, 80, 1e-5)}
+
+
 def _init(multiple: Any, key: Any, f: Objective, s: Any) -> PenaltyState:
     del key, f
     w = _coordinates(s)
-    zero, number, none = jnp.zeros_like(w), jnp.zeros((), w.dtype), jnp.asarray(0, jnp.int32)
+    zero = jnp.zeros_like(w)
     return PenaltyState(
-        z=s.center,
-        w=w,
-        mean=zero,
-        square=zero,
-        multiple=number + multiple,
-        low=number,
-        high=number + 10 * _LARGE,
-        hit=jnp.asarray(False),
-        before=number + jnp.inf,
-        count=none,
-        search=none,
-        done=jnp.asarray(False),
-        **unfound(s),
+        s.center, w, zero, zero, multiple=first(multiple, w.dtype), limit=farthest(s).astype(w.dtype), **unfound(s)
     )
 
 
 def _step(
-    step: Any, confidence: Any, key: Any, state: PenaltyState, f: Objective, s: Any, *, steps: int, searches: int
+    step: Any,
+    confidence: Any,
+    key: Any,
+    state: PenaltyState,
+    f: Objective,
+    s: Any,
+    *,
+    kind: str,
+    steps: int,
+    searches: int,
 ) -> PenaltyState:
     del key
-    x = s.center
     value, _, g = climb(f, largest, state.z)
-    state = closer(state, state.z, value, s)
-    short = jnp.maximum(confidence - value, 0.0)
-    loss = jnp.sum((state.z - x) ** 2) + state.multiple * short
-    check = state.count % max(-(-steps // 10), 1) == 0
-    stalled = check & ~(loss <= 0.9999 * state.before)
-    hit = state.hit | (violated(value) & (value >= confidence))
+    radius, state = state.radius, closer(state, state.z, value, s)
+    multiple, short = state.multiple, jnp.maximum(confidence - value, 0.0)
+    distance, away = _KINDS[kind].distance(state.z - s.center, state.limit)
+    seen = Seen(distance + multiple.value * short, violated(value) & (value >= confidence), state.radius < radius)
     # one step of Adam in the coordinates
     _, pull = jax.vjp(lambda w: _box(s, w), state.w)
-    (slope,) = pull(2 * (state.z - x) - jnp.where(short > 0, state.multiple, 0.0) * g)
-    i = state.count + 1
-    mean, square, direction, metric = adam(state.mean, state.square, slope, i)
-    w = state.w - step * direction / metric
-    # the end of a search: halve the interval of multiples, or grow the multiple while nothing was found
-    ends = stalled | (i >= steps)
-    low = jnp.where(ends & ~hit, jnp.maximum(state.low, state.multiple), state.low)
-    high = jnp.where(ends & hit, jnp.minimum(state.high, state.multiple), state.high)
-    following = jnp.where(high < _LARGE, 0.5 * (low + high), 10 * state.multiple)
-    if searches >= 10:
-        following = jnp.where(state.search == searches - 2, high, following)
-    search = state.search + ends
-    w = jnp.where(ends, _coordinates(s), w)
-    return state._replace(
-        z=jnp.where(ends, x, _box(s, w)),
-        w=w,
-        mean=jnp.where(ends, 0.0, mean),
-        square=jnp.where(ends, 0.0, square),
-        multiple=jnp.where(ends, following, state.multiple),
-        low=low,
-        high=high,
-        hit=hit & ~ends,
-        before=jnp.where(ends, jnp.inf, jnp.where(check, loss, state.before)),
-        count=jnp.where(ends, 0, i),
-        search=search,
-        done=search >= searches,
-    )
-
-
-def _finished(state: PenaltyState) -> Array:
-    return state.done | (state.radius == 0)
+    (slope,) = pull(away - jnp.where(short > 0, multiple.value, 0.0) * g)
+    mean, square, direction, metric = adam(state.mean, state.square, slope, multiple.count + 1)
+    state = state._replace(w=state.w - step * direction / metric)
+    state, ends = _KINDS[kind].following(state, seen, s, steps=steps, searches=searches)
+    return state._replace(z=_box(s, state.w), mean=jnp.where(ends, 0.0, mean), square=jnp.where(ends, 0.0, square))
 
 
 def _for_set(
-    step: Any, confidence: Any, multiple: Any, kind: str, classes: int, *, steps: int, searches: int
+    step: Any, confidence: Any, multiple: Any, kind: str, classes: int, *, steps: int, searches: int | None
 ) -> Algorithm:
     del classes
-    only_balls(kind, ("l2",), "carlini_wagner")
-    stepping = bind(_step, step, confidence, steps=steps, searches=searches)
+    only_balls(kind, tuple(_KINDS), "carlini_wagner")
+    multiple = _KINDS[kind].multiple if multiple is None else multiple
+    searches = searches or _KINDS[kind].searches
+    stepping = bind(_step, step, confidence, kind=kind, steps=steps, searches=searches)
     return Algorithm(bind(_init, multiple), stepping, bind(closest))
 
 
 def carlini_wagner(
     *,
     steps: int = 10_000,
-    searches: int = 9,
+    searches: int | None = None,
     step: Any = 0.01,
-    multiple: Any = 0.001,
+    multiple: Any = None,
     confidence: Any = 0.0,
     name: str = "carlini_wagner",
 ) -> RadiusOracle:
-    """Carlini and Wagner's L2 attack: Adam on squared distance plus a multiple of the margin, and a search for the multiple.
+    """Carlini and Wagner's attacks: Adam on a distance plus a multiple of the margin, and a search for the multiple.
+
+    L2: the squared distance; the multiple grows tenfold until it is enough, then it is bisected, each search from the example. Linf:
+    what entries move beyond a limit; a success lowers the limit to 0.9 times the closest violation, a failure doubles the multiple
+    (up to 20), each search from where the last one ended.
 
     Args:
-      steps: gradient steps of one search, >= 1 (structure); a search ends early where the loss no longer falls (looked at ten times).
-      searches: how many multiples are tried, >= 1 (structure): ten times larger until one succeeds, then by bisection.
+      steps: gradient steps of one search, >= 1 (structure). On L2 a search ends early where the loss no longer falls (looked at ten
+        times), on Linf once a violation lies within the limit; the paper takes 10 000 and 1000.
+      searches: how many at most, >= 1 (structure); None takes 9 on L2, 80 on Linf.
       step: of Adam, in the coordinates of the box (the input's own without a clip); traced. Radii far below one step in every entry
         take a smaller one: there a search is given up at its first look.
-      multiple: the first one, > 0; traced.
+      multiple: the first one, > 0; traced. None takes 0.001 on L2, 1e-5 on Linf.
       confidence: the margin that a search wants to reach, >= 0; traced. The witness is the closest violation, of whatever margin.
       name: for tables.
 
     Returns:
-      A `RadiusOracle` of side "upper", for sets ``l2``. `jr.attacks.within` makes it an attack on one set.
+      A `RadiusOracle` of side "upper", for sets ``l2``, ``linf``. `jr.attacks.within` makes it an attack on one set.
 
     Guarantee: an upper bound of the radius, attained at ``witness``.
 
@@ -165,10 +193,11 @@ def carlini_wagner(
     References:
       Carlini & Wagner, Towards evaluating the robustness of neural networks, IEEE S&P 2017.
     Deviations:
-      Without a clip it works in the input's own coordinates. Early abort is judged for each example. The last point of a search
-      is evaluated in the last search only.
+      Without a clip it works in the input's own coordinates. Early abort is judged for each example. On Linf the first limit is
+      the distance of the farthest corner (published: 1), and there is no smallest limit (published: 1/256).
     """
-    if not (isinstance(searches, int) and searches >= 1 and isinstance(steps, int) and steps >= 1):
-        raise ValueError(f"carlini_wagner: steps and searches must be ints >= 1, got {steps!r} and {searches!r}")
+    check_searches(steps, 1 if searches is None else searches, "carlini_wagner")
     choose = bind(_for_set, step, confidence, multiple, steps=steps, searches=searches)
-    return minimize(choose, steps * searches, until=bind(_finished), name=f"{name}-{searches}x{steps}")
+    most = searches or max(kind.searches for kind in _KINDS.values())
+    tag = steps if searches is None else f"{searches}x{steps}"
+    return minimize(choose, steps * most, until=bind(finished), name=f"{name}-{tag}")

@@ -45,7 +45,7 @@ def _init(ratio: Any, key: Any, f: Objective, s: Any) -> SaddleState:
     return SaddleState(x, zero, zero, dual, _weights(dual), count=jnp.asarray(0, jnp.int32), **unfound(s))
 
 
-def shrunk(d: Array, t: Array, kind: str) -> Array:
+def shrunk(d: Array, t: Any, kind: str) -> Array:
     """The proximal map of ``t`` times the norm: ``argmin_y t ||y|| + ||y - d||^2 / 2``."""
     if kind == "l1":
         return jnp.sign(d) * jnp.maximum(jnp.abs(d) - t, 0.0)

@@ -65,6 +65,10 @@ RADIUS = {
     "ddn": (jr.attacks.ddn(), {"l2": 1.01}),
     "pdpgd": (jr.attacks.pdpgd(), {"linf": 1.02, "l2": 1.03, "l1": 1.02}),
     "carlini_wagner": (jr.attacks.carlini_wagner(steps=200, searches=8, step=0.02), {"l2": 1.03}),
+    "carlini_wagner on linf": (jr.attacks.carlini_wagner(steps=50, step=0.02), {"linf": 1.12}),
+    "ead": (jr.attacks.ead(steps=200, searches=8), {"l1": 1.11}),
+    "alma": (jr.attacks.alma(), {"l2": 1.01, "l1": 1.04}),
+    "bim by bisection": (jr.critical_radius(jr.attacks.bim(), upper=2.0, steps=10), {"linf": 1.05}),
 }
 
 EXACT_BOUNDS = tuple(UPPER)
