@@ -7,18 +7,22 @@ from jrobust.attacks._autoattack import autoattack
 from jrobust.attacks._carlini_wagner import carlini_wagner
 from jrobust.attacks._deepfool import deepfool
 from jrobust.attacks._ead import ead
+from jrobust.attacks._estimated import bandits, nes, spsa
 from jrobust.attacks._fab import fab
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
 from jrobust.attacks._minimum import minimize, within
 from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
 from jrobust.attacks._pdpgd import pdpgd
 from jrobust.attacks._rules import steepest
+from jrobust.attacks._simba import simba
 from jrobust.attacks._square import square
+from jrobust.attacks._zoo import zoo
 
 __all__ = [
     "alma",
     "apgd",
     "autoattack",
+    "bandits",
     "bim",
     "carlini_wagner",
     "ddn",
@@ -31,14 +35,18 @@ __all__ = [
     "frank_wolfe",
     "mim",
     "minimize",
+    "nes",
     "ni_fgsm",
     "pdpgd",
     "pgd",
     "rfgsm",
     "si_fgsm",
+    "simba",
+    "spsa",
     "square",
     "steepest",
     "ti_fgsm",
     "vmi_fgsm",
     "within",
+    "zoo",
 ]

@@ -156,6 +156,8 @@ def _within(adapt: Any, kind: str, classes: int, *, name: str) -> Oracle:
     iteration = adapt(kind, classes)
     inner = iteration.algorithm
     forwards, backwards = inner.best_cost
+    # the look at the projected witness takes the place of a step where steps are a query a step: a budget is a budget
+    steps = max(iteration.steps - (inner.step_cost == (1, 0)), 1)
     algorithm = Algorithm(
         bind(_search_init, inner),
         bind(_search_step, inner),
@@ -164,7 +166,7 @@ def _within(adapt: Any, kind: str, classes: int, *, name: str) -> Oracle:
         inner.step_cost,
         (forwards + 1, backwards),
     )
-    return iterate(algorithm, iteration.steps, until=_reached, name=name)
+    return iterate(algorithm, steps, until=_reached, name=name)
 
 
 def within(oracle: RadiusOracle) -> Oracle:

@@ -71,6 +71,17 @@ RADIUS = {
     "bim by bisection": (jr.critical_radius(jr.attacks.bim(), upper=2.0, steps=10), {"linf": 1.05}),
 }
 
+# black-box attacks, on linear models of 20 entries. An oracle: the queries within which it breaks each at 1.25 times its radius. A
+# minimum-norm attack: how many times the optimum it finds at most, with all of its queries
+BLACK_BOX = {
+    "nes": (jr.attacks.nes(queries=1000, samples=20), {"linf": 300, "l2": 200}),
+    "spsa": (jr.attacks.spsa(queries=1000, samples=20), {"linf": 800, "l2": 800}),
+    "bandits": (jr.attacks.bandits(queries=1000), {"linf": 800, "l2": 200}),
+    "simba": (jr.attacks.simba(queries=200), {"linf": 41, "l2": 41}),
+    "simba, dct": (jr.attacks.simba(queries=200, basis="dct", ratio=1.0), {"l2": 41}),
+    "zoo": (jr.attacks.zoo(queries=4000, searches=4, step=0.02, multiple=0.1), {"l2": 1.08}),
+}
+
 EXACT_BOUNDS = tuple(UPPER)
 
 THREATS = {

@@ -1,0 +1,415 @@
+"""Projected ascent along gradients estimated from scores: NES, SPSA and bandits are one loop with three estimators."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jrobust._checks import check_transformation
+from jrobust._iterate import iterate
+from jrobust._objective import Objective, largest
+from jrobust._oracle import Oracle, adaptive
+from jrobust._tree import bind
+from jrobust.attacks._minimum import unit
+from jrobust.attacks._queries import Phase, by_scores, check_queries, one_array
+from jrobust.attacks._rules import steepest
+from jrobust.attacks._square import _layout
+from jrobust.attacks._state import Surrogate, broken, keep, nothing
+from jrobust.typing import Array, Float, Point
+
+_LOOK, _PLUS, _MINUS = range(3)
+
+
+class Estimator(NamedTuple):
+    """How scores at pairs of points become a gradient; each part is made with `bind`.
+
+    Attributes:
+      start: ``s -> memory``.
+      noise: ``(key, memory, s) -> noise`` of one pair.
+      ends: ``(memory, noise, s) -> (d, d')``, the displacements from the iterate to the two queries.
+      learn: ``(memory, noise, difference, s) -> memory``, from the difference of the two scores.
+      gradient: ``(memory, s) -> (gradient, memory)``, after the last pair of a step.
+    """
+
+    start: Callable[..., Any]
+    noise: Callable[..., Any]
+    ends: Callable[..., Any]
+    learn: Callable[..., Any]
+    gradient: Callable[..., Any]
+
+
+class EstimateState(NamedTuple):
+    """The iterate and its rule's state, the estimate so far, the pair that is being asked about, and the worst iterate."""
+
+    phase: Array
+    z: Point
+    rule: Any
+    memory: Any
+    noise: Any
+    up: Float[Array, ""]
+    pair: Array
+    value: Float[Array, ""]
+    witness: Point
+
+
+def _init(estimator: Estimator, key: Any, f: Objective, s: Any, *, rule: Any, by: str) -> EstimateState:
+    del f
+    one_array(s, by)
+    z, none = s.center, jnp.asarray(0, jnp.int32)
+    memory = estimator.start(s)
+    noise = jnp.zeros_like(estimator.noise(key, memory, s))
+    return EstimateState(none, z, rule.init(z), memory, noise, jnp.zeros((), z.dtype), none, nothing(z), z)
+
+
+def _iterate_itself(key: Any, state: EstimateState, s: Any) -> Point:
+    del key, s
+    return state.z
+
+
+def _looked(key: Any, state: EstimateState, s: Any, z: Point, height: Array) -> EstimateState:
+    del key, s, z, height
+    return state._replace(phase=jnp.asarray(_PLUS, jnp.int32))
+
+
+def _plus(estimator: Estimator, key: Any, state: EstimateState, s: Any) -> Point:
+    return state.z + estimator.ends(state.memory, estimator.noise(key, state.memory, s), s)[0]
+
+
+def _plus_learnt(
+    estimator: Estimator, key: Any, state: EstimateState, s: Any, z: Point, height: Array
+) -> EstimateState:
+    del z
+    noise = estimator.noise(key, state.memory, s)
+    return state._replace(noise=noise, up=height.astype(state.up.dtype), phase=jnp.asarray(_MINUS, jnp.int32))
+
+
+def _minus(estimator: Estimator, key: Any, state: EstimateState, s: Any) -> Point:
+    del key
+    return state.z + estimator.ends(state.memory, state.noise, s)[1]
+
+
+def _minus_learnt(
+    estimator: Estimator,
+    step: Any,
+    key: Any,
+    state: EstimateState,
+    s: Any,
+    z: Point,
+    height: Array,
+    *,
+    pairs: int,
+    rule: Any,
+) -> EstimateState:
+    del key, z
+    difference = state.up - height.astype(state.up.dtype)
+    difference = jnp.where(
+        jnp.isfinite(difference), difference, 0.0
+    )  # a query where the model has no score says nothing
+    memory = estimator.learn(state.memory, state.noise, difference, s)
+    last = state.pair == pairs - 1
+    gradient, rest = estimator.gradient(memory, s)
+    update, after = rule.update(-gradient, state.rule, state.z, set=s)
+    z = s.project(state.z + step * update)
+    new = state._replace(z=z, rule=after, memory=rest, pair=jnp.zeros_like(state.pair))
+    same = state._replace(memory=memory, pair=state.pair + 1)
+    chosen = jax.tree.map(lambda a, b: jnp.where(last, a, b), new, same)
+    return chosen._replace(phase=jnp.where(last, _LOOK, _PLUS).astype(jnp.int32))
+
+
+def _only_iterates(state: EstimateState, z: Point, value: Float[Array, ""], s: Any) -> EstimateState:
+    """The points of a pair may lie outside the set: only the iterate is a result."""
+    del s
+    kept = keep(state, z, value)
+    return jax.tree.map(lambda a, b: jnp.where(state.phase == _LOOK, a, b), kept, state)
+
+
+def _for_set(
+    estimator: Any,
+    step: Any,
+    kind: str,
+    classes: int,
+    *,
+    pairs: int,
+    queries: int,
+    rule: Any,
+    surrogate: Any,
+    name: str,
+) -> Oracle:
+    del classes
+    parts = estimator(kind)
+    phases = (
+        Phase(bind(_iterate_itself), bind(_looked)),
+        Phase(bind(_plus, parts), bind(_plus_learnt, parts)),
+        Phase(bind(_minus, parts), bind(_minus_learnt, parts, step, pairs=pairs, rule=rule)),
+    )
+    init = bind(_init, parts, rule=rule, by=name)
+    algorithm = by_scores(init, phases, record=_only_iterates, surrogate=surrogate, own=True)
+    return iterate(algorithm, queries, until=broken, name=f"{name}-{queries}")
+
+
+def _estimated(
+    estimator: Any, step: Any, queries: int, samples: int, rule: Any, default: Any, surrogate: Any, name: str
+) -> Oracle:
+    """The oracle of an estimator, ``kind of set -> Estimator`` made with `bind`."""
+    check_queries(queries, name)
+    if not (isinstance(samples, int) and samples >= 2 and samples % 2 == 0):
+        raise ValueError(f"{name}: samples must be an even int >= 2 (they come in pairs), got {samples!r}")
+    if rule is not None:
+        check_transformation(rule, "rule")
+        rule = optax.with_extra_args_support(rule)
+    options = {"pairs": samples // 2, "queries": queries, "rule": rule or default, "surrogate": surrogate}
+    return adaptive("lower", bind(_for_set, estimator, step, name=name, **options), name=f"{name}-{queries}")
+
+
+# -- NES and SPSA: the mean of directions, weighted by the difference of the scores at their two ends --------------------
+
+
+def _none_yet(s: Any) -> Point:
+    return jnp.zeros_like(s.center)
+
+
+def _normal(width: Any, key: Any, memory: Point, s: Any) -> Point:
+    del memory
+    return width * jax.random.normal(key, s.center.shape, s.center.dtype)
+
+
+def _signs(width: Any, key: Any, memory: Point, s: Any) -> Point:
+    del memory
+    return width * jax.random.rademacher(key, s.center.shape, s.center.dtype)
+
+
+def _both_ways(memory: Point, noise: Point, s: Any) -> tuple[Point, Point]:
+    del memory, s
+    return noise, -noise
+
+
+def _weighted(width: Any, memory: Point, noise: Point, difference: Array, s: Any, *, pairs: int) -> Point:
+    del s
+    return memory + difference * noise / (2 * pairs * width**2)
+
+
+def _mean(memory: Point, s: Any) -> tuple[Point, Point]:
+    return memory, _none_yet(s)
+
+
+def _sampled(width: Any, kind: str, *, law: Callable[..., Any], pairs: int) -> Estimator:
+    del kind
+    learn = bind(_weighted, width, pairs=pairs)
+    return Estimator(bind(_none_yet), bind(law, width), bind(_both_ways), learn, bind(_mean))
+
+
+_STEEPEST = steepest(relative=True)
+_MOMENTUM = optax.chain(optax.trace(0.9), _STEEPEST)
+_ADAM = optax.with_extra_args_support(optax.adam(1.0))
+
+
+def nes(
+    *,
+    queries: int = 10_000,
+    samples: int = 50,
+    width: Any = 0.001,
+    step: Any = 0.2,
+    rule: optax.GradientTransformation | None = None,
+    surrogate: Surrogate | None = None,
+    name: str = "nes",
+) -> Oracle:
+    """Natural evolution strategies: the gradient is estimated from scores at antithetic Gaussian points, then a projected step.
+
+    Args:
+      queries: forward passes at most, >= 1 (structure); a batch of samples that does not fit is cut.
+      samples: queries of one estimate, even (structure).
+      width: standard deviation of the Gaussian, in the units of the input; traced.
+      step: of the iterate, in units of the set's radius (with ``rule``, a factor on its updates); traced.
+      rule: any optax transformation, as in `jr.attacks.pgd`; None is momentum 0.9 and the steepest direction of the set's norm.
+      surrogate: what is climbed, ``(objective, outputs) -> scalar``; None takes the objective's own (cross-entropy).
+      name: for tables.
+
+    Returns:
+      An `Oracle` of side "lower", for every set of one array; each example stops at its first violation, and
+      ``info["forwards"]`` are the queries it took. The model is never differentiated.
+
+    Raises:
+      ValueError: no queries, an odd number of samples.
+
+    Guarantee: a lower bound, attained at ``witness``, an iterate (in the set to rounding).
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z.sum(), 0)
+    >>> s = jr.sets.linf(0.5)(jnp.array([0.3, 0.4]))
+    >>> print(bool(nes(queries=200, samples=10).solve(jax.random.key(0), f, s).value >= 0))
+    True
+
+    References:
+      Ilyas, Engstrom, Athalye & Lin, Black-box adversarial attacks with limited queries and information, ICML 2018 (constants:
+      the authors' code).
+    Deviations:
+      The step is constant (theirs is halved on plateaus); the look at each iterate counts as a query. Full scores only.
+    """
+    estimator = bind(_sampled, width, law=_normal, pairs=max(samples // 2, 1))
+    return _estimated(estimator, step, queries, samples, rule, _MOMENTUM, surrogate, name)
+
+
+def spsa(
+    *,
+    queries: int = 10_000,
+    samples: int = 128,
+    width: Any = 0.01,
+    step: Any = 0.01,
+    rule: optax.GradientTransformation | None = None,
+    surrogate: Surrogate | None = largest,
+    name: str = "spsa",
+) -> Oracle:
+    """Simultaneous perturbation: the gradient is estimated along random sign vectors, then a projected step of Adam.
+
+    Args:
+      queries: forward passes at most, >= 1 (structure); a batch of samples that does not fit is cut.
+      samples: queries of one estimate, even (structure).
+      width: how far each entry moves in a query, in the units of the input; traced.
+      step: of Adam, in the units of the input (with ``rule``, a factor on its updates); traced.
+      rule: any optax transformation, as in `jr.attacks.pgd`; None is Adam.
+      surrogate: what is climbed, ``(objective, outputs) -> scalar``: the margin; None takes the objective's own.
+      name: for tables.
+
+    Returns:
+      An `Oracle` of side "lower", for every set of one array; each example stops at its first violation, and
+      ``info["forwards"]`` are the queries it took. The model is never differentiated.
+
+    Raises:
+      ValueError: no queries, an odd number of samples.
+
+    Guarantee: a lower bound, attained at ``witness``, an iterate (in the set to rounding).
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z.sum(), 0)
+    >>> s = jr.sets.linf(0.5)(jnp.array([0.3, 0.4]))
+    >>> print(bool(spsa(queries=400, samples=4, step=0.05).solve(jax.random.key(0), f, s).value >= 0))
+    True
+
+    References:
+      Uesato, O'Donoghue, van den Oord & Kohli, Adversarial risk and the dangers of evaluating against weak attacks, ICML 2018
+      (128 samples: CleverHans; the paper goes to 8192).
+      Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient approximation, 1992.
+    Deviations:
+      It starts at the example; the look at each iterate counts as a query.
+    """
+    estimator = bind(_sampled, width, law=_signs, pairs=max(samples // 2, 1))
+    return _estimated(estimator, step, queries, samples, rule, _ADAM, surrogate, name)
+
+
+# -- Bandits: a prior that is explored, followed, and kept from step to step --------------------------------------------
+
+
+def _no_prior(s: Any, *, tiles: int | None, channels: int) -> Float[Array, "h w C"]:
+    height, width, depth = _layout(s, channels).image(s.center).shape
+    shape = (height, width) if tiles is None else (min(tiles, height), min(tiles, width))
+    return jnp.zeros((*shape, depth), s.center.dtype)
+
+
+def _tiled(tiles: Array, s: Any, *, channels: int) -> Point:
+    """Each tile as a block of equal entries of the example."""
+    layout = _layout(s, channels)
+    height, width, _ = layout.image(s.center).shape
+    rows, columns = (jnp.arange(n) * have // n for n, have in zip((height, width), tiles.shape, strict=False))
+    return layout.example(tiles[rows][:, columns])
+
+
+def _exploration(size: Any, key: Any, memory: Array, s: Any) -> Array:
+    del s
+    return size * jax.random.normal(key, memory.shape, memory.dtype) / memory.size**0.5
+
+
+def _prior(memory: Array, *, bounded: bool) -> Array:
+    return jnp.tanh(memory) if bounded else memory
+
+
+def _around(width: Any, memory: Array, noise: Array, s: Any, *, bounded: bool, channels: int) -> tuple[Point, Point]:
+    prior = _prior(memory, bounded=bounded)
+    ends = (width * unit(_tiled(prior + sign * noise, s, channels=channels)) for sign in (1, -1))
+    plus, minus = ends
+    return plus, minus
+
+
+def _followed(
+    width: Any, size: Any, prior_step: Any, memory: Array, noise: Array, difference: Array, s: Any, *, bounded: bool
+) -> Array:
+    """The prior's own ascent; the exponentiated gradient of a prior in [-1, 1] is a step of its inverse hyperbolic tangent."""
+    del s
+    memory = memory + prior_step * difference / (width * size) * noise
+    return jnp.clip(memory, -8.0, 8.0) if bounded else memory  # the tangent is one to rounding there
+
+
+def _prior_and_keep(memory: Array, s: Any, *, bounded: bool, channels: int) -> tuple[Point, Array]:
+    return _tiled(_prior(memory, bounded=bounded), s, channels=channels), memory
+
+
+def _bandit(width: Any, exploration: Any, prior_step: Any, kind: str, *, tiles: int | None, channels: int) -> Estimator:
+    bounded = kind == "linf"
+    published = (0.1, 1.0, 100.0) if bounded else (0.01, 0.01, 0.1)
+    given = (width, exploration, prior_step)
+    width, exploration, prior_step = (p if g is None else g for g, p in zip(given, published, strict=True))
+    return Estimator(
+        bind(_no_prior, tiles=tiles, channels=channels),
+        bind(_exploration, exploration),
+        bind(_around, width, bounded=bounded, channels=channels),
+        bind(_followed, width, exploration, prior_step, bounded=bounded),
+        bind(_prior_and_keep, bounded=bounded, channels=channels),
+    )
+
+
+def bandits(
+    *,
+    queries: int = 10_000,
+    tiles: int | None = None,
+    width: Any = None,
+    exploration: Any = None,
+    prior_step: Any = None,
+    step: Any = 0.2,
+    rule: optax.GradientTransformation | None = None,
+    surrogate: Surrogate | None = None,
+    channels: int = -1,
+    name: str = "bandits",
+) -> Oracle:
+    """Bandits with priors: the gradient estimate of one step is the prior of the next, and (``tiles``) constant on tiles.
+
+    Two queries explore around the prior, one looks at the iterate that follows it.
+
+    Args:
+      queries: forward passes at most, >= 1 (structure).
+      tiles: a side of the image has this many tiles (structure); None: one for each pixel, no prior on the data.
+      width: how far the two queries are from the iterate, Euclidean, in the units of the input; traced. None: 0.1 on Linf sets,
+        0.01 on others.
+      exploration: Euclidean length of the noise around the prior; traced. None: 1 on Linf sets, 0.01 on others.
+      prior_step: of the prior; traced. None: 100 (exponentiated gradient) on Linf sets, 0.1 (plain gradient) on others.
+      step: of the iterate, in units of the set's radius (with ``rule``, a factor on its updates); traced.
+      rule: any optax transformation, as in `jr.attacks.pgd`; None is the steepest direction of the set's norm.
+      surrogate: what is climbed, ``(objective, outputs) -> scalar``; None takes the objective's own (cross-entropy).
+      channels: the axis of the channels, as in `jr.attacks.square`.
+      name: for tables.
+
+    Returns:
+      An `Oracle` of side "lower", for every set of one array; each example stops at its first violation, and
+      ``info["forwards"]`` are the queries it took. The model is never differentiated.
+
+    Raises:
+      ValueError: no queries, no tiles.
+
+    Guarantee: a lower bound, attained at ``witness``, an iterate (in the set to rounding).
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z.sum(), 0)
+    >>> s = jr.sets.linf(0.5)(jnp.full((4, 4), 0.3))
+    >>> print(bool(bandits(queries=100, tiles=2).solve(jax.random.key(0), f, s).value >= 0))
+    True
+
+    References:
+      Ilyas, Engstrom & Madry, Prior convictions: black-box adversarial attacks with bandits and priors, ICLR 2019 (constants: the
+      authors' code; theirs are 50 tiles on 299 pixels).
+    Deviations:
+      The look at each iterate counts as a query. A Linf prior keeps a little away from its ends, where it would be stuck.
+    """
+    if not (tiles is None or (isinstance(tiles, int) and tiles >= 1)):
+        raise ValueError(f"bandits: tiles must be an int >= 1 or None, got {tiles!r}")
+    estimator = bind(_bandit, width, exploration, prior_step, tiles=tiles, channels=channels)
+    return _estimated(estimator, step, queries, 2, rule, _STEEPEST, surrogate, name)

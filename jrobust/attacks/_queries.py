@@ -1,0 +1,107 @@
+"""Black-box attacks ask one query a step: a budget of queries is a number of steps, counted exactly for each example.
+
+Such an attack is a tuple of phases; a phase says what to ask next and what to learn from the answer. The answer is the model's
+score, or for decision-based attacks whether the property broke: nothing else of the model reaches the attack.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jrobust._iterate import Algorithm, violated
+from jrobust._objective import Objective
+from jrobust._tree import bind
+from jrobust.attacks._state import Surrogate, kept
+from jrobust.typing import Array, Float, Point
+
+
+class Phase(NamedTuple):
+    """One kind of query; both parts are made with `bind`.
+
+    Attributes:
+      ask: ``(key, state, s) -> z``, the point to ask about.
+      learn: ``(key, state, s, z, answer) -> state``, with the same key; it names the next phase in ``state.phase``.
+    """
+
+    ask: Callable[..., Point]
+    learn: Callable[..., Any]
+
+
+def _in_phase(phase: Array, parts: list[Callable[..., Any]], *args: Any) -> Any:
+    branches = [lambda *args, part=part: part(*args) for part in parts]
+    return branches[0](*args) if len(branches) == 1 else jax.lax.switch(phase, branches, *args)
+
+
+def _query(
+    phases: tuple[Phase, ...], key: Any, state: Any, f: Objective, s: Any, *, record: Any, answer: Any, surrogate: Any
+) -> Any:
+    z = _in_phase(state.phase, [phase.ask for phase in phases], key, state, s)
+    outputs = f.outputs(z)
+    value = f.value(outputs)
+    state = record(state, z, value, s)
+    said = answer(f, outputs, value, surrogate)
+    return _in_phase(state.phase, [phase.learn for phase in phases], key, state, s, z, said)
+
+
+def _score(f: Objective, outputs: Any, value: Float[Array, ""], surrogate: Surrogate | None) -> Float[Array, ""]:
+    return value if surrogate is None else surrogate(f, outputs)
+
+
+def _own_score(f: Objective, outputs: Any, value: Float[Array, ""], surrogate: Surrogate | None) -> Float[Array, ""]:
+    return _score(f, outputs, value, surrogate or f.surrogate)
+
+
+def _decision(f: Objective, outputs: Any, value: Float[Array, ""], surrogate: None) -> Array:
+    del f, outputs, surrogate
+    return violated(value)
+
+
+def by_scores(
+    init: Callable[..., Any], phases: tuple[Phase, ...], *, record: Any, surrogate: Surrogate | None = None, own: bool
+) -> Algorithm:
+    """The algorithm whose phases learn from the surrogate's value at each query.
+
+    Args:
+      init: ``(key, f, s) -> state``; asks nothing.
+      phases: the state's field ``phase`` chooses among them.
+      record: ``(state, z, value, s) -> state`` keeps a query that counts as a result (structure).
+      surrogate: None is the objective's own (``own``), or else the objective's value.
+      own: see there.
+    """
+    answer = _own_score if own else _score
+    return _asking(init, bind(_query, phases, record=record, answer=answer, surrogate=surrogate))
+
+
+def by_decisions(init: Callable[..., Any], phases: tuple[Phase, ...], *, record: Any) -> Algorithm:
+    """The algorithm whose phases learn from each query whether it is a violation, and no more."""
+    return _asking(init, bind(_query, phases, record=record, answer=_decision, surrogate=None))
+
+
+def _asking(init: Callable[..., Any], step: Callable[..., Any]) -> Algorithm:
+    return Algorithm(init, step, bind(kept), step_cost=(1, 0), best_cost=(0, 0))
+
+
+def at_once(state: Any) -> Array:
+    """Early stop of a minimum-norm attack: the example itself is a violation."""
+    return state.radius == 0
+
+
+def check_queries(queries: Any, by: str) -> None:
+    """A budget: an int >= 1."""
+    if not (isinstance(queries, int) and queries >= 1):
+        raise ValueError(f"{by}: queries must be an int >= 1, got {queries!r}")
+
+
+def cosines(length: int, count: int) -> np.ndarray:
+    """The first ``count`` basis vectors of the orthonormal DCT-II, as columns [length, count]."""
+    at, frequency = np.arange(length)[:, None] + 0.5, np.arange(count)
+    basis = np.cos(np.pi * at * frequency / length) * np.sqrt(2.0 / length)
+    return np.where(frequency == 0, np.sqrt(1.0 / length), basis).astype(np.float32)
+
+
+def one_array(s: Any, by: str) -> None:
+    """Raise unless the set is one of arrays, not a product."""
+    if not hasattr(s.center, "shape"):
+        raise TypeError(f"{by} needs a set of one array, got {s.geometry.name} of {type(s.center).__name__}")

@@ -1,0 +1,138 @@
+"""Black-box attacks on linear two-class models: how close they come, what they cost, and that they see no more than they may."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrobust as jr
+from jrobust._oracle import Oracle
+from jrobust._tree import bind
+from tests.attacks.test_minimum import THREATS, optimum, problem
+from tests.contracts.oracles import BLACK_BOX
+
+CASES = [
+    pytest.param(
+        name, kind, marks=[pytest.mark.sweep] if i else []
+    )  # what differs between kinds of sets is the sets' own
+    for name, (_, figures) in BLACK_BOX.items()
+    for i, kind in enumerate(figures)
+]
+DECIDING = [name for name, (oracle, _) in BLACK_BOX.items() if not isinstance(oracle, Oracle) and name != "zoo"]
+CLIP = (0.0, 1.0)
+N = 8
+
+
+@jax.custom_vjp
+def opaque(z):
+    return z
+
+
+def no_gradient(*args):
+    raise AssertionError("a black-box attack differentiates the model")
+
+
+opaque.defvjp(no_gradient, no_gradient)
+
+
+def logits(w, flat, count, z):
+    """Two logits; ``flat``: only the sign of their difference is left. ``count`` is called at each query."""
+    if count is not None:
+        jax.debug.callback(count)
+    out = jnp.tensordot(w, opaque(z), jnp.ndim(z))
+    difference = jnp.sign(out[1] - out[0])
+    return jnp.where(flat, jnp.stack([-difference, difference]), out)
+
+
+def one(oracle, threat, key, eps, w, flat, x, y, *, count=None):
+    f = jr.objectives.classification(bind(lambda w, flat, z: logits(w, flat, count, z), w, flat), y)
+    s = threat.family(eps)(x)
+    found = oracle.solve(key, f, s) if isinstance(oracle, Oracle) else oracle.solve(key, f, threat, x)
+    return found, f.value(f.outputs(found.witness)), s.contains(found.witness, 1e-6), s.distance(found.witness)
+
+
+@jax.jit
+def several(oracle, threat, key, eps, w, flat, x, y):
+    def example(i, e, x, y):
+        return one(oracle, threat, jax.random.fold_in(key, i), e, w, flat, x, y)
+
+    return jax.vmap(example)(jnp.arange(N), eps, x, y)
+
+
+def linear(kind):
+    """Eight examples, the last of them misclassified as it is, and the radii of the others."""
+    w, x, y = problem((5, 4), N)
+    best = np.array([optimum(kind, w, x[i], int(y[i]), True) for i in range(N - 1)] + [0.0], np.float32)
+    return w, x, y.at[-1].set(1 - y[-1]), best
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_what_is_found_and_what_it_costs(name, kind, key):
+    oracle, figures = BLACK_BOX[name]
+    w, x, y, best = linear(kind)
+    args = oracle, THREATS[kind](0.3, clip=CLIP), key, 1.25 * best, w, False, x, y
+    found, value, inside, distance = several(*args)
+    assert np.all(value >= 0)
+    assert found.info["forwards"][-1] == 1  # misclassified: seen at the first query
+    np.testing.assert_array_equal(found.witness[-1], x[-1])
+    assert np.all(found.info["backwards"] == 0)
+    if isinstance(oracle, Oracle):
+        assert np.all(inside)
+        np.testing.assert_allclose(found.value, value, atol=1e-5)
+        assert np.max(found.info["forwards"]) <= figures[kind]
+    else:
+        np.testing.assert_allclose(found.info["value"], value, atol=1e-5)
+        np.testing.assert_allclose(found.value, distance, rtol=1e-6)
+        assert np.all((found.witness >= 0) & (found.witness <= 1))
+        assert found.value[-1] == 0.0
+        assert np.all(found.value[:-1] >= best[:-1] * (1 - 1e-4))
+        assert np.max(found.value[:-1] / best[:-1]) <= figures[kind]
+        if name in DECIDING:  # scores that say no more than their sign lead the same way
+            flat = several(*args[:5], True, x, y)[0]
+            np.testing.assert_array_equal(flat.witness, found.witness)
+    again, other = several(*args)[0], several(*args[:2], jax.random.key(1), *args[3:])[0]
+    np.testing.assert_array_equal(again.witness, found.witness)
+    assert np.any(other.witness != found.witness)
+
+
+@pytest.mark.parametrize("name", BLACK_BOX)
+def test_alone_as_in_a_batch_and_every_query_is_counted(name, key):
+    oracle, figures = BLACK_BOX[name]
+    kind = next(iter(figures))
+    w, x, y, best = linear(kind)
+    threat, calls = THREATS[kind](0.3, clip=CLIP), []
+    solve = jax.jit(
+        lambda oracle, threat, key, eps, x, y: one(
+            oracle, threat, key, eps, w, False, x, y, count=lambda: calls.append(1)
+        )[0]
+    )
+    batch = several(oracle, threat, key, 1.25 * best, w, False, x, y)[0]
+    costs = []
+    for i, times in ((0, 1.25), (1, 0.8), (N - 1, 1.25)):
+        calls.clear()
+        alone = jax.block_until_ready(solve(oracle, threat, jax.random.fold_in(key, i), times * best[i], x[i], y[i]))
+        jax.effects_barrier()
+        costs.append(int(alone.info["forwards"]))
+        assert len(calls) == costs[-1] + 1  # and our own look at the witness
+        if times > 1 or not isinstance(oracle, Oracle):
+            # ZOO divides differences of scores by twice its width, and rounding with them
+            np.testing.assert_allclose(alone.witness, batch.witness[i], atol=0.05 if name == "zoo" else 1e-3)
+            assert costs[-1] == batch.info["forwards"][i]
+    budget = int(oracle.name.rsplit("-", 1)[1])
+    assert costs[1:] == [budget, 1]
+    assert (costs[0] < budget) == isinstance(oracle, Oracle)
+
+
+def test_a_budget_is_an_int_and_samples_come_in_pairs():
+    for attack in (jr.attacks.nes, jr.attacks.spsa, jr.attacks.bandits, jr.attacks.simba, jr.attacks.zoo):
+        with pytest.raises(ValueError, match="queries must be an int >= 1"):
+            attack(queries=0)
+    with pytest.raises(ValueError, match="even"):
+        jr.attacks.nes(samples=3)
+    with pytest.raises(ValueError, match="ratio"):
+        jr.attacks.simba(ratio=0.0)
+    both = jr.sets.product(jr.sets.linf(0.1), jr.sets.linf(0.1))((jnp.zeros(3), jnp.zeros(2)))
+    f = jr.objectives.objective(lambda z: jnp.sum(z[0], keepdims=True))
+    for attack in (jr.attacks.nes(), jr.attacks.simba()):
+        with pytest.raises(TypeError, match="one array"):
+            attack.solve(jax.random.key(0), f, both)
