@@ -30,6 +30,7 @@ def evaluate(
     data_dir: str | None = None,
     steps: int = 20,
     restarts: int = 5,
+    nested: bool = False,
     batch_size: int = 256,
     seed: int = 0,
     out: str | None = None,
@@ -54,6 +55,7 @@ def evaluate(
       data_dir: tensorflow_datasets directory of the run's data set; by default as in training, or $TFDS_DATA_DIR.
       steps: of pgd.
       restarts: of pgd, each from a random start.
+      nested: the largest radius first; what an attack did not break there it is not asked about again at smaller ones (much faster).
       batch_size: examples at once.
       seed: of the attacks.
       out: directory for the results; by default one inside the run (none with --model).
@@ -71,8 +73,8 @@ def evaluate(
     if folder is not None:
         jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
     curve = jr.evaluation.curve(
-        net, xs, ys, threat=threat, eps=radii, oracles=oracles, key=jax.random.key(seed), batch_size=batch_size,
-        out=folder, progress=not quiet,
+        net, xs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
+        batch_size=batch_size, out=folder, progress=not quiet,
     )  # fmt: skip
     title = Path(run).name if run is not None else str(model)
     section = Section(

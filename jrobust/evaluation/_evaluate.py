@@ -3,8 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,16 +11,15 @@ import numpy as np
 
 from jrobust._checks import check_classes, check_key
 from jrobust._digest import digest
-from jrobust._iterate import violated
 from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
-from jrobust._progress import progress_bar
 from jrobust._records import open_records
 from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
-from jrobust.evaluation._execute import Answer, Executor, Rows
-from jrobust.evaluation._results import Curve, Evaluation
-from jrobust.evaluation._tally import Tally, is_shape
+from jrobust.evaluation._execute import Executor
+from jrobust.evaluation._results import Evaluation
+from jrobust.evaluation._stream import batches, stream
+from jrobust.evaluation._tally import Tally
 from jrobust.sets import Threat
 
 _WITNESS_BYTES = 2**28
@@ -77,6 +75,28 @@ def evaluate(
     >>> print(ev["clean"].holds, ev["fgsm"].holds)
     [ True  True False] [ True False False]
     """
+    return evaluate_above(
+        None, model, x, y, threat=threat, oracles=oracles, key=key, batch_size=batch_size, mesh=mesh, out=out,
+        progress=progress, keep_witnesses=keep_witnesses,
+    )  # fmt: skip
+
+
+def evaluate_above(
+    above: Evaluation | None,
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    threat: Threat,
+    oracles: Mapping[str, Oracle | RadiusOracle],
+    key: Any,
+    batch_size: int = 256,
+    mesh: Any = None,
+    out: Any = None,
+    progress: bool = False,
+    keep_witnesses: bool | None = None,
+) -> Evaluation:
+    """`evaluate`, knowing what the same oracles said ``above``, at a larger radius of the same family."""
     started = time.monotonic()
     _checks.check_oracles(oracles)
     check_key(key)
@@ -85,7 +105,7 @@ def evaluate(
     data = _checks.check_data(x, y)
     threat = _checks.check_eps(threat, data)
     hashed = [digest(data.y)]
-    for batch in _batches(np.arange(data.n), 1024):
+    for batch in batches(np.arange(data.n), 1024):
         rows = data.rows(batch)
         _checks.check_values(threat, rows, int(batch[0]))
         hashed += [digest(rows)] if out is not None else []
@@ -100,10 +120,12 @@ def evaluate(
     for name, oracle in oracles.items():
         tallies[name] = Tally.new(name, oracle, data, _keeps(oracle, data, keep_witnesses))
     header = _header(f, threat, oracles, key, hashed, data) if out is not None else {}
+    if above is not None:
+        header["above"] = above.threat
     header["witnesses"] = [name for name, tally in tallies.items() if tally.witness is not None]
     records = None if out is None else open_records(out, header, name="evaluation")
     try:
-        _run(executor, threat, oracles, data, tallies, records, progress)
+        stream(executor, threat, oracles, data, tallies, records, progress, {} if above is None else above.results)
         results = {name: tally.result(records) for name, tally in tallies.items()}
     finally:
         if records is not None:
@@ -111,162 +133,6 @@ def evaluate(
     evaluation = Evaluation(results, _describe(threat), time.monotonic() - started)
     _alarm(evaluation)
     return evaluation
-
-
-def curve(model: Any, x: Any, y: Any, *, threat: Threat, eps: Any, out: Any = None, **options: Any) -> Curve:
-    """`evaluate` at several radii of one family, with one set of compiled programs.
-
-    Args:
-      model, x, y: as in `evaluate`.
-      threat: its family is what is swept; its own eps is not used.
-      eps: radii [E], >= 0.
-      out: a directory; each radius has its own inside it.
-      **options: everything else that `evaluate` takes.
-
-    Returns:
-      A `Curve`.
-
-    >>> import jax, jax.numpy as jnp, jrobust as jr
-    >>> x, y = jnp.array([[0.2, 0.8], [0.55, 0.45]]), jnp.array([1, 0])
-    >>> c = curve(lambda x: x, x, y, threat=jr.sets.linf(0.0), eps=[0.0, 0.1, 0.4],
-    ...           oracles={"fgsm": jr.attacks.fgsm()}, key=jax.random.key(0))
-    >>> [a.value for a in c.accuracy("fgsm")]
-    [1.0, 0.5, 0.0]
-    """
-    radii = np.asarray(eps, np.float64)
-    if radii.ndim != 1 or not len(radii):
-        raise ValueError(f"eps must be a list of radii [E], got shape {radii.shape}")
-    if not (np.isfinite(radii).all() and (radii >= 0).all()):
-        raise ValueError(f"eps must be finite and >= 0, got {radii.tolist()}")
-    folders = [None if out is None else Path(out) / f"eps-{np.format_float_positional(e, trim='-')}" for e in radii]
-    runs = [
-        evaluate(model, x, y, threat=threat.family(float(e)), out=folder, **options)
-        for e, folder in zip(radii, folders, strict=True)
-    ]
-    return Curve(radii, tuple(runs))
-
-
-def _run(
-    executor: Executor, threat: Threat, oracles: Any, data: Data, tallies: dict[str, Tally], records: Any, show: bool
-) -> None:
-    rows = {} if records is None else records.rows
-    place = "" if records is None else f"{records.directory / records.name}.jsonl"
-    for i, row in rows.items():
-        try:
-            _restore(tallies, data, i, row)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-            raise ValueError(f"{place}: the line of example {i} is not one of this run; the file was damaged") from None
-    for tally in tallies.values():
-        if tally.witness is None:
-            continue
-        for k, shape in enumerate(jax.tree.leaves(tally.witness, is_leaf=is_shape)):
-            if records is not None:
-                records.array(tally.file(k), shape)
-        if records is None:
-            tally.witness = jax.tree.map(lambda shape: np.zeros(shape, np.float32), tally.witness, is_leaf=is_shape)
-    todo = np.array([i for i in range(data.n) if i not in rows], int)
-    with progress_bar(show, data.n, "evaluate", len(rows)) as advance:
-        for index in _batches(todo, executor.batch_size):
-            _batch(executor, threat, oracles, data, index, tallies, records)
-            advance(len(index))
-
-
-def _restore(tallies: dict[str, Tally], data: Data, i: int, row: dict[str, Any]) -> None:
-    if not 0 <= i < data.n:
-        raise IndexError(i)
-    for name, tally in tallies.items():
-        said = row[name]
-        info = {k: np.asarray(v if isinstance(v, int) else float(v)) for k, v in said["info"].items()}
-        tally.add(i, said["holds"], float(said["value"]), info, row["clean"]["holds"])
-        tally.rejected += said.get("rejected", 0)
-
-
-def _batch(
-    executor: Executor,
-    threat: Threat,
-    oracles: Any,
-    data: Data,
-    index: np.ndarray,
-    tallies: dict[str, Tally],
-    records: Any,
-) -> None:
-    rows = Rows(index.astype(np.int32), data.rows(index), data.y[index], _checks.eps_rows(threat, data.n, index))
-    margin = executor.clean(rows)
-    correct = margin < 0
-    tallies["clean"].add(index, correct, margin, {}, correct)
-    left = np.flatnonzero(correct)
-    rejected = {}
-    for name, oracle in oracles.items():
-        tally = tallies[name]
-        before = tally.rejected
-        holds, value, info, witness = _ask(executor, oracle, rows, left, margin, tally)
-        tally.add(index, holds, value, info, correct)
-        rejected[name] = tally.rejected - before
-        if tally.witness is not None:
-            for k, leaf in enumerate(jax.tree.leaves(witness)):
-                if records is not None:
-                    records.write(tally.file(k), index, leaf)
-                else:
-                    jax.tree.leaves(tally.witness)[k][index] = leaf
-    if records is not None:
-        lines = [
-            {"i": i, "y": data.y[i], **{name: tally.row(i) for name, tally in tallies.items()}} for i in index.tolist()
-        ]
-        for name, count in rejected.items():
-            lines[0][name]["rejected"] = count  # a count of the batch: kept with its first line
-        records.append(lines)
-
-
-def _ask(
-    executor: Executor, oracle: Any, rows: Rows, left: np.ndarray, margin: np.ndarray, tally: Tally
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], Any]:
-    """One oracle on one batch: the rows ``left`` are classified right, the others are settled."""
-    n, radius = len(margin), isinstance(oracle, RadiusOracle)
-    side = oracle.sup_side if radius else oracle.side
-    holds = np.zeros(n, bool)
-    value = np.zeros(n) if radius else margin.copy() if side == "lower" else np.full(n, np.inf)
-    witness = jax.tree.map(np.copy, rows.x)
-    if not len(left):
-        return holds, value, {}, witness
-    picked = jax.tree.map(lambda a: a[left], rows)
-    answer: Answer = executor.radius(oracle, picked) if radius else executor.bound(oracle, picked)
-    if radius:
-        eps = _scalar_eps(picked.eps, oracle.name)
-        beyond = (answer.value > eps) | (eps == 0)  # at radius 0 the set is the example itself, classified right
-        held, said = beyond, answer.value
-        if side == "lower" and answer.witness is not None:
-            at, inside = executor.confirm(picked, answer.witness)
-            held = ~(inside & violated(at)) | (eps == 0)
-            tally.rejected += int((~beyond & held).sum())
-    else:
-        # a witness that was not confirmed leaves the clean example as the worst point known
-        said = np.where(np.isneginf(answer.value), margin[left], answer.value) if side == "lower" else answer.value
-        held = said < 0
-        tally.rejected += answer.rejected
-    holds[left], value[left] = held, said
-    if answer.witness is not None:
-        unconfirmed = np.isneginf(answer.value)
-        for leaf, new in zip(jax.tree.leaves(witness), jax.tree.leaves(answer.witness), strict=True):
-            leaf[left[~unconfirmed]] = new[~unconfirmed]
-    info = {}
-    for k, v in answer.info.items():
-        info[k] = np.zeros(n, v.dtype)
-        info[k][left] = v
-    return holds, value, info, witness
-
-
-def _scalar_eps(eps: Any, name: str) -> np.ndarray:
-    leaves = jax.tree.leaves(eps)
-    if len(leaves) != 1 or leaves[0].ndim != 1:
-        raise ValueError(
-            f"{name} bounds a radius, so the threat's eps must be one number for an example, not one an entry or a part"
-        )
-    return leaves[0]
-
-
-def _batches(index: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(index), size):
-        yield index[start : start + size]
 
 
 def _keeps(oracle: Any, data: Data, keep: bool | None) -> bool:

@@ -5,6 +5,7 @@ pytrees, so that other parameters, radii and step sizes run the same program; on
 """
 
 import dataclasses
+import itertools
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -171,6 +172,21 @@ class Executor:
         size = max(8, self.batch_size // 16, 1 << (count - 1).bit_length())
         return min(-(-size // devices) * devices, self.batch_size)
 
+    def pieces(self, count: int) -> list[slice]:
+        """``count`` rows cut so that little of a bucket is padding; in one where a device would rather have them together."""
+        if self.mesh is not None or jax.default_backend() != "cpu":
+            return [slice(0, count)]
+        cut = [0]
+        while (left := count - cut[-1]) > 0:
+            half = 1 << (left.bit_length() - 1)
+            wins = self.bucket(half) + self.bucket(left - half) < self.bucket(left) if half < left else False
+            cut.append(cut[-1] + (half if wins and 4 * half >= self.batch_size else left))
+        return [slice(a, b) for a, b in itertools.pairwise(cut)]
+
+    def _piecewise(self, run: Any, rows: Rows) -> Any:
+        out = [run(_pick(rows, piece)) for piece in self.pieces(len(rows.y))]
+        return out[0] if len(out) == 1 else jax.tree.map(lambda *parts: np.concatenate(parts), *out)
+
     def _pad(self, tree: Any, count: int) -> Any:
         at = np.arange(self.bucket(count))
         at[count:] = 0
@@ -197,7 +213,11 @@ class Executor:
 
     def radius(self, oracle: RadiusOracle, rows: Rows) -> Answer:
         """A radius for each example."""
-        r = self._each(oracle, rows, ()) if oracle.host else self._whole(oracle, rows, ())
+        r = (
+            self._each(oracle, rows, ())
+            if oracle.host
+            else self._piecewise(lambda part: self._whole(oracle, part, ()), rows)
+        )
         return Answer(np.asarray(r.value, np.float64), r.witness, _numbers(r.info, len(rows.y)))
 
     def bound(self, oracle: Oracle, rows: Rows, path: tuple[int, ...] = (), side: Side | None = None) -> Answer:
@@ -209,9 +229,9 @@ class Executor:
         if oracle.host:
             b = self._each(oracle, rows, path)
         elif len(oracle.stages) == 1 and isinstance(oracle.stages[0], Iteration) and oracle.stages[0].until is not None:
-            b = self._chunks(oracle.stages[0], rows, path)
+            b = self._piecewise(lambda part: self._chunks(oracle.stages[0], part, path), rows)
         else:
-            b = self._whole(oracle, rows, path)
+            b = self._piecewise(lambda part: self._whole(oracle, part, path), rows)
         value, info = np.asarray(b.value, np.float64), _numbers(b.info, len(rows.y))
         if (side or oracle.side) == "lower":
             if b.witness is None:
@@ -285,7 +305,7 @@ class Executor:
         return self._place(_put(progress, positions, current))
 
 
-def _pick(rows: Any, at: np.ndarray) -> Any:
+def _pick(rows: Any, at: np.ndarray | slice) -> Any:
     return jax.tree.map(lambda a: a[at], rows)
 
 

@@ -14,6 +14,7 @@ import jrobust as jr
 from jrobust import Oracle
 from jrobust._tree import bind
 from jrobust.evaluation import curve, evaluate
+from jrobust.evaluation._execute import Executor
 from tests.evaluation.common import (
     compilations,
     data,
@@ -300,6 +301,36 @@ def test_curve(key):
     assert shares[0] == more.evaluations[0]["clean"].accuracy().value > shares[-1]
     assert all(a >= b.value for a, b in zip(shares, more.accuracy("b"), strict=True))
     assert len(more.table().rows) == 9  # clean once, two oracles at four radii
+
+
+def test_a_nested_curve_asks_less_and_says_the_same(key, monkeypatch):
+    model, (x, y) = linear(0), data(40)
+    radius = jr.critical_radius(jr.attacks.fgsm(surrogate=jr.objectives.largest), upper=1.0)
+    oracles = {"a": jr.attacks.square(queries=64), "b": linear_bound(), "r": radius}
+    options = {"threat": jr.sets.linf(0.5, clip=(0, 1)), "eps": [0.0, 0.2, 0.05, 0.1], "oracles": oracles, "key": key}
+    asked, bound = [0], Executor.bound
+
+    def counted(self, oracle, rows, *args):
+        asked[-1] += len(rows.y)
+        return bound(self, oracle, rows, *args)
+
+    monkeypatch.setattr(Executor, "bound", counted)
+    plain = curve(model, x, y, **options)
+    asked.append(0)
+    nested = curve(model, x, y, nested=True, **options)
+    assert asked[1] < 0.8 * asked[0]
+    np.testing.assert_array_equal(plain.eps, nested.eps)
+    for name in ("clean", "b", "r"):
+        for one, other in zip(plain.evaluations, nested.evaluations, strict=True):
+            np.testing.assert_array_equal(one[name].holds, other[name].holds, name)
+    # monotone whatever the attack, and the witnesses in their sets
+    shares = [nested.evaluations[i]["a"].accuracy().value for i in (0, 2, 3, 1)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == plain.evaluations[0]["clean"].accuracy().value > shares[-1]
+    for e, ev in zip(nested.eps, nested.evaluations, strict=True):
+        broken = ~ev["a"].holds & ev["clean"].holds
+        assert np.all(np.abs(ev["a"].witness - x)[broken] <= e + 1e-6)
+        assert np.all(np.argmax(model(jnp.asarray(ev["a"].witness[broken])), 1) != y[broken])
 
 
 def test_progress_bar(key, capsys):
