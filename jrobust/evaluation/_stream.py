@@ -149,7 +149,7 @@ def _ask(
 
 def _answer(executor: Executor, oracle: Any, side: str, rows: Rows, above: Result | None) -> Answer:
     """What is known from a larger radius stays; the other rows are asked."""
-    ask = executor.radius if isinstance(oracle, RadiusOracle) else executor.bound
+    ask: Any = executor.radius if isinstance(oracle, RadiusOracle) else executor.bound
     if above is None or side not in ("lower", "upper"):
         return ask(oracle, rows)
     at = np.asarray(rows.index)
