@@ -4,12 +4,15 @@ from jrobust.attacks._adaptive_norm import ddn, fmn
 from jrobust.attacks._alma import alma
 from jrobust.attacks._apgd import apgd
 from jrobust.attacks._autoattack import autoattack
+from jrobust.attacks._bandits import bandits
+from jrobust.attacks._boundary import boundary
 from jrobust.attacks._carlini_wagner import carlini_wagner
 from jrobust.attacks._deepfool import deepfool
 from jrobust.attacks._ead import ead
-from jrobust.attacks._estimated import bandits, nes, spsa
+from jrobust.attacks._estimated import nes, spsa
 from jrobust.attacks._fab import fab
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
+from jrobust.attacks._hop_skip_jump import hop_skip_jump
 from jrobust.attacks._minimum import minimize, within
 from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
 from jrobust.attacks._pdpgd import pdpgd
@@ -24,6 +27,7 @@ __all__ = [
     "autoattack",
     "bandits",
     "bim",
+    "boundary",
     "carlini_wagner",
     "ddn",
     "deepfool",
@@ -33,6 +37,7 @@ __all__ = [
     "fgsm",
     "fmn",
     "frank_wolfe",
+    "hop_skip_jump",
     "mim",
     "minimize",
     "nes",

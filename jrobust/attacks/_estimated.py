@@ -1,4 +1,4 @@
-"""Projected ascent along gradients estimated from scores: NES, SPSA and bandits are one loop with three estimators."""
+"""Projected ascent along gradients estimated from scores: one loop, and the estimators of NES and SPSA (bandits have their own)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,10 +12,8 @@ from jrobust._iterate import iterate
 from jrobust._objective import Objective, largest
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind
-from jrobust.attacks._minimum import unit
 from jrobust.attacks._queries import Phase, by_scores, check_queries, one_array
 from jrobust.attacks._rules import steepest
-from jrobust.attacks._square import _layout
 from jrobust.attacks._state import Surrogate, broken, keep, nothing
 from jrobust.typing import Array, Float, Point
 
@@ -149,7 +147,7 @@ def _for_set(
     return iterate(algorithm, queries, until=broken, name=f"{name}-{queries}")
 
 
-def _estimated(
+def estimated(
     estimator: Any, step: Any, queries: int, samples: int, rule: Any, default: Any, surrogate: Any, name: str
 ) -> Oracle:
     """The oracle of an estimator, ``kind of set -> Estimator`` made with `bind`."""
@@ -200,8 +198,8 @@ def _sampled(width: Any, kind: str, *, law: Callable[..., Any], pairs: int) -> E
     return Estimator(bind(_none_yet), bind(law, width), bind(_both_ways), learn, bind(_mean))
 
 
-_STEEPEST = steepest(relative=True)
-_MOMENTUM = optax.chain(optax.trace(0.9), _STEEPEST)
+STEEPEST = steepest(relative=True)
+_MOMENTUM = optax.chain(optax.trace(0.9), STEEPEST)
 _ADAM = optax.with_extra_args_support(optax.adam(1.0))
 
 
@@ -248,7 +246,7 @@ def nes(
       The step is constant (theirs is halved on plateaus); the look at each iterate counts as a query. Full scores only.
     """
     estimator = bind(_sampled, width, law=_normal, pairs=max(samples // 2, 1))
-    return _estimated(estimator, step, queries, samples, rule, _MOMENTUM, surrogate, name)
+    return estimated(estimator, step, queries, samples, rule, _MOMENTUM, surrogate, name)
 
 
 def spsa(
@@ -295,121 +293,4 @@ def spsa(
       It starts at the example; the look at each iterate counts as a query.
     """
     estimator = bind(_sampled, width, law=_signs, pairs=max(samples // 2, 1))
-    return _estimated(estimator, step, queries, samples, rule, _ADAM, surrogate, name)
-
-
-# -- Bandits: a prior that is explored, followed, and kept from step to step --------------------------------------------
-
-
-def _no_prior(s: Any, *, tiles: int | None, channels: int) -> Float[Array, "h w C"]:
-    height, width, depth = _layout(s, channels).image(s.center).shape
-    shape = (height, width) if tiles is None else (min(tiles, height), min(tiles, width))
-    return jnp.zeros((*shape, depth), s.center.dtype)
-
-
-def _tiled(tiles: Array, s: Any, *, channels: int) -> Point:
-    """Each tile as a block of equal entries of the example."""
-    layout = _layout(s, channels)
-    height, width, _ = layout.image(s.center).shape
-    rows, columns = (jnp.arange(n) * have // n for n, have in zip((height, width), tiles.shape, strict=False))
-    return layout.example(tiles[rows][:, columns])
-
-
-def _exploration(size: Any, key: Any, memory: Array, s: Any) -> Array:
-    del s
-    return size * jax.random.normal(key, memory.shape, memory.dtype) / memory.size**0.5
-
-
-def _prior(memory: Array, *, bounded: bool) -> Array:
-    return jnp.tanh(memory) if bounded else memory
-
-
-def _around(width: Any, memory: Array, noise: Array, s: Any, *, bounded: bool, channels: int) -> tuple[Point, Point]:
-    prior = _prior(memory, bounded=bounded)
-    ends = (width * unit(_tiled(prior + sign * noise, s, channels=channels)) for sign in (1, -1))
-    plus, minus = ends
-    return plus, minus
-
-
-def _followed(
-    width: Any, size: Any, prior_step: Any, memory: Array, noise: Array, difference: Array, s: Any, *, bounded: bool
-) -> Array:
-    """The prior's own ascent; the exponentiated gradient of a prior in [-1, 1] is a step of its inverse hyperbolic tangent."""
-    del s
-    memory = memory + prior_step * difference / (width * size) * noise
-    return jnp.clip(memory, -8.0, 8.0) if bounded else memory  # the tangent is one to rounding there
-
-
-def _prior_and_keep(memory: Array, s: Any, *, bounded: bool, channels: int) -> tuple[Point, Array]:
-    return _tiled(_prior(memory, bounded=bounded), s, channels=channels), memory
-
-
-def _bandit(width: Any, exploration: Any, prior_step: Any, kind: str, *, tiles: int | None, channels: int) -> Estimator:
-    bounded = kind == "linf"
-    published = (0.1, 1.0, 100.0) if bounded else (0.01, 0.01, 0.1)
-    given = (width, exploration, prior_step)
-    width, exploration, prior_step = (p if g is None else g for g, p in zip(given, published, strict=True))
-    return Estimator(
-        bind(_no_prior, tiles=tiles, channels=channels),
-        bind(_exploration, exploration),
-        bind(_around, width, bounded=bounded, channels=channels),
-        bind(_followed, width, exploration, prior_step, bounded=bounded),
-        bind(_prior_and_keep, bounded=bounded, channels=channels),
-    )
-
-
-def bandits(
-    *,
-    queries: int = 10_000,
-    tiles: int | None = None,
-    width: Any = None,
-    exploration: Any = None,
-    prior_step: Any = None,
-    step: Any = 0.2,
-    rule: optax.GradientTransformation | None = None,
-    surrogate: Surrogate | None = None,
-    channels: int = -1,
-    name: str = "bandits",
-) -> Oracle:
-    """Bandits with priors: the gradient estimate of one step is the prior of the next, and (``tiles``) constant on tiles.
-
-    Two queries explore around the prior, one looks at the iterate that follows it.
-
-    Args:
-      queries: forward passes at most, >= 1 (structure).
-      tiles: a side of the image has this many tiles (structure); None: one for each pixel, no prior on the data.
-      width: how far the two queries are from the iterate, Euclidean, in the units of the input; traced. None: 0.1 on Linf sets,
-        0.01 on others.
-      exploration: Euclidean length of the noise around the prior; traced. None: 1 on Linf sets, 0.01 on others.
-      prior_step: of the prior; traced. None: 100 (exponentiated gradient) on Linf sets, 0.1 (plain gradient) on others.
-      step: of the iterate, in units of the set's radius (with ``rule``, a factor on its updates); traced.
-      rule: any optax transformation, as in `jr.attacks.pgd`; None is the steepest direction of the set's norm.
-      surrogate: what is climbed, ``(objective, outputs) -> scalar``; None takes the objective's own (cross-entropy).
-      channels: the axis of the channels, as in `jr.attacks.square`.
-      name: for tables.
-
-    Returns:
-      An `Oracle` of side "lower", for every set of one array; each example stops at its first violation, and
-      ``info["forwards"]`` are the queries it took. The model is never differentiated.
-
-    Raises:
-      ValueError: no queries, no tiles.
-
-    Guarantee: a lower bound, attained at ``witness``, an iterate (in the set to rounding).
-
-    >>> import jax, jax.numpy as jnp, jrobust as jr
-    >>> f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z.sum(), 0)
-    >>> s = jr.sets.linf(0.5)(jnp.full((4, 4), 0.3))
-    >>> print(bool(bandits(queries=100, tiles=2).solve(jax.random.key(0), f, s).value >= 0))
-    True
-
-    References:
-      Ilyas, Engstrom & Madry, Prior convictions: black-box adversarial attacks with bandits and priors, ICLR 2019 (constants: the
-      authors' code; theirs are 50 tiles on 299 pixels).
-    Deviations:
-      The look at each iterate counts as a query. A Linf prior keeps a little away from its ends, where it would be stuck.
-    """
-    if not (tiles is None or (isinstance(tiles, int) and tiles >= 1)):
-        raise ValueError(f"bandits: tiles must be an int >= 1 or None, got {tiles!r}")
-    estimator = bind(_bandit, width, exploration, prior_step, tiles=tiles, channels=channels)
-    return _estimated(estimator, step, queries, 2, rule, _STEEPEST, surrogate, name)
+    return estimated(estimator, step, queries, samples, rule, _ADAM, surrogate, name)

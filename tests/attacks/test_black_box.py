@@ -90,9 +90,9 @@ def test_what_is_found_and_what_it_costs(name, kind, key):
         if name in DECIDING:  # scores that say no more than their sign lead the same way
             flat = several(*args[:5], True, x, y)[0]
             np.testing.assert_array_equal(flat.witness, found.witness)
-    again, other = several(*args)[0], several(*args[:2], jax.random.key(1), *args[3:])[0]
-    np.testing.assert_array_equal(again.witness, found.witness)
-    assert np.any(other.witness != found.witness)
+    others = [jnp.concatenate([a[:1], a[:0:-1]]) for a in (x, y)]  # the same key and other company
+    np.testing.assert_array_equal(several(*args[:6], *others)[0].witness[0], found.witness[0])
+    assert np.any(several(*args[:2], jax.random.key(1), *args[3:])[0].witness != found.witness)
 
 
 @pytest.mark.parametrize("name", BLACK_BOX)
@@ -115,8 +115,10 @@ def test_alone_as_in_a_batch_and_every_query_is_counted(name, key):
         costs.append(int(alone.info["forwards"]))
         assert len(calls) == costs[-1] + 1  # and our own look at the witness
         if times > 1 or not isinstance(oracle, Oracle):
-            # ZOO divides differences of scores by twice its width, and rounding with them
-            np.testing.assert_allclose(alone.witness, batch.witness[i], atol=0.05 if name == "zoo" else 1e-3)
+            if isinstance(oracle, Oracle):
+                np.testing.assert_allclose(alone.witness, batch.witness[i], atol=1e-3)
+            else:  # at the boundary rounding decides, and another program rounds in another way
+                np.testing.assert_allclose(alone.value, batch.value[i], rtol=0.05)
             assert costs[-1] == batch.info["forwards"][i]
     budget = int(oracle.name.rsplit("-", 1)[1])
     assert costs[1:] == [budget, 1]

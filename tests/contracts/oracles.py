@@ -80,6 +80,8 @@ BLACK_BOX = {
     "simba": (jr.attacks.simba(queries=200), {"linf": 41, "l2": 41}),
     "simba, dct": (jr.attacks.simba(queries=200, basis="dct", ratio=1.0), {"l2": 41}),
     "zoo": (jr.attacks.zoo(queries=4000, searches=4, step=0.02, multiple=0.1), {"l2": 1.08}),
+    "boundary": (jr.attacks.boundary(queries=1000, sideways=0.1, towards=0.02), {"l2": 1.12}),
+    "hop_skip_jump": (jr.attacks.hop_skip_jump(queries=1000), {"l2": 1.1, "linf": 1.2}),
 }
 
 EXACT_BOUNDS = tuple(UPPER)
