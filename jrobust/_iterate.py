@@ -26,7 +26,7 @@ def violated(value: Any) -> Any:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["init", "step", "best"],
+    data_fields=["init", "step", "best", "spent"],
     meta_fields=["init_cost", "step_cost", "best_cost"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Algorithm:
       step: ``(key, state, f, s) -> state``.
       best: ``(state, f, s) -> (value, witness)``, the worst case seen so far, last iterate included.
       init_cost, step_cost, best_cost: passes (forward, backward) through the model of one call.
+      spent: ``state -> (forwards, backwards)``, passes that the state has counted itself, where steps differ; None: none.
     """
 
     init: Callable[..., Any]
@@ -46,6 +47,7 @@ class Algorithm:
     init_cost: tuple[int, int] = (0, 0)
     step_cost: tuple[int, int] = (1, 1)
     best_cost: tuple[int, int] = (1, 0)
+    spent: Callable[[Any], tuple[Any, Any]] | None = None
 
 
 class Progress(NamedTuple):
@@ -102,6 +104,9 @@ class Iteration:
                 self.algorithm.init_cost, self.algorithm.step_cost, self.algorithm.best_cost, strict=True
             )
         )
+        if self.algorithm.spent is not None:
+            more = self.algorithm.spent(progress.state)
+            forwards, backwards = forwards + more[0], backwards + more[1]
         return Bound(value, stop_gradient(witness), {"forwards": forwards, "backwards": backwards})
 
     def solve(self, key: Any, f: Any, s: Any) -> Bound:

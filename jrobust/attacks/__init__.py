@@ -13,6 +13,7 @@ from jrobust.attacks._estimated import nes, spsa
 from jrobust.attacks._fab import fab
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
 from jrobust.attacks._hop_skip_jump import hop_skip_jump
+from jrobust.attacks._lbfgs import lbfgs
 from jrobust.attacks._minimum import minimize, within
 from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
 from jrobust.attacks._pdpgd import pdpgd
@@ -38,6 +39,7 @@ __all__ = [
     "fmn",
     "frank_wolfe",
     "hop_skip_jump",
+    "lbfgs",
     "mim",
     "minimize",
     "nes",

@@ -148,6 +148,11 @@ def _search_best(inner: Algorithm, search: Search, f: Objective, s: Any) -> tupl
     return jnp.where(reached, value, f.value(f.outputs(z)).astype(value.dtype)), where(reached, witness, z)
 
 
+def _search_spent(inner: Algorithm, search: Search) -> tuple[Any, Any]:
+    assert inner.spent is not None
+    return inner.spent(search.state)
+
+
 def _reached(search: Search) -> Array:
     return search.reached
 
@@ -165,6 +170,7 @@ def _within(adapt: Any, kind: str, classes: int, *, name: str) -> Oracle:
         inner.init_cost,
         inner.step_cost,
         (forwards + 1, backwards),
+        None if inner.spent is None else bind(_search_spent, inner),
     )
     return iterate(algorithm, steps, until=_reached, name=name)
 

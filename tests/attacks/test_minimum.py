@@ -11,12 +11,14 @@ from tests.contracts.oracles import RADIUS
 
 THREATS = {"linf": jr.sets.linf, "l2": jr.sets.l2, "l1": jr.sets.l1}
 SHAPES = [((6,), 8, None), ((5, 4), 3, (0.0, 1.0)), ((4, 3, 2), 1, (0.0, 1.0))]  # of an example, batch, clip
+SLOW = {"lbfgs"}  # to compile: in the sweep, and in one test of its own
 CASES = [(name, kind) for name, (_, figures) in RADIUS.items() for kind in figures]
 # a program for each shape: in turn by default, all of them in the sweep
 CASES = [
     case
     for i, (name, kind) in enumerate(CASES)
     for case in ((name, kind, SHAPES[i % 3 :][:1]), pytest.param(name, kind, SHAPES, marks=pytest.mark.sweep))
+    if name not in SLOW or case[0] is not name
 ]
 
 
@@ -83,7 +85,7 @@ def test_the_closest_violation_is_found(name, kind, shapes):
             assert np.all((r.witness >= 0) & (r.witness <= 1))
 
 
-@pytest.mark.parametrize("name", RADIUS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.sweep) if n in SLOW else n for n in RADIUS])
 def test_neither_batch_nor_eps_matter_and_keys_reproduce(name):
     oracle, figures = RADIUS[name]
     threat = THREATS[next(iter(figures))]
@@ -121,6 +123,33 @@ def test_within_a_set(kind, key):
         # early stop: 1 pass at the start and 1 at the end, 2 a step
         assert np.all(b.info["forwards"] == 2 + 2 * b.info["backwards"])
         assert np.all(b.info["backwards"] <= 10) if breaks else np.all(b.info["backwards"] == 20)
+
+
+def test_lbfgs_counts_its_passes(key):
+    seen = {"forwards": 0, "backwards": 0}
+
+    def see(name, number):
+        del number
+        seen[name] += 1
+
+    def forward(z):
+        jax.debug.callback(lambda number: see("forwards", number), z[0])
+        return z, None
+
+    def backward(_, g):
+        jax.debug.callback(lambda number: see("backwards", number), g[0])
+        return (g,)
+
+    watched = jax.custom_vjp(lambda z: forward(z)[0])
+    watched.defvjp(forward, backward)
+    w = jax.random.normal(key, (6, 5))
+    x = jax.random.uniform(key, (6,))
+    f = jr.objectives.classification(lambda z: jnp.tanh(watched(z) @ w), jnp.argmax(x @ w))
+    found = jax.jit(jr.attacks.lbfgs(steps=20, searches=6).solve)(key, f, jr.sets.l2(0.0, clip=(0, 1)), x)
+    jax.effects_barrier()
+    assert found.value > 0
+    assert found.info["value"] >= 0
+    assert {name: int(found.info[name]) for name in seen} == seen
 
 
 def test_ead_keeps_what_its_rule_prefers():

@@ -68,6 +68,7 @@ RADIUS = {
     "carlini_wagner on linf": (jr.attacks.carlini_wagner(steps=50, step=0.02), {"linf": 1.12}),
     "ead": (jr.attacks.ead(steps=200, searches=8), {"l1": 1.11}),
     "alma": (jr.attacks.alma(), {"l2": 1.01, "l1": 1.04}),
+    "lbfgs": (jr.attacks.lbfgs(steps=20), {"l2": 1.12}),
     "bim by bisection": (jr.critical_radius(jr.attacks.bim(), upper=2.0, steps=10), {"linf": 1.05}),
 }
 
