@@ -27,7 +27,7 @@ def violated(value: Any) -> Any:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["init", "step", "best", "spent"],
-    meta_fields=["init_cost", "step_cost", "best_cost"],
+    meta_fields=["init_cost", "step_cost", "best_cost", "anchored"],
 )
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
@@ -39,6 +39,7 @@ class Algorithm:
       best: ``(state, f, s) -> (value, witness)``, the worst case seen so far, last iterate included.
       init_cost, step_cost, best_cost: passes (forward, backward) through the model of one call.
       spent: ``state -> (forwards, backwards)``, passes that the state has counted itself, where steps differ; None: none.
+      anchored: the objective carries its outputs at the centre as ``reference``: one more forward pass at the start.
     """
 
     init: Callable[..., Any]
@@ -48,6 +49,7 @@ class Algorithm:
     step_cost: tuple[int, int] = (1, 1)
     best_cost: tuple[int, int] = (1, 0)
     spent: Callable[[Any], tuple[Any, Any]] | None = None
+    anchored: bool = False
 
 
 class Progress(NamedTuple):
@@ -57,6 +59,11 @@ class Progress(NamedTuple):
     state: Any
     step: Int[Array, ""]
     done: Array
+    reference: Any = None
+
+
+def _anchor(f: Any, reference: Any) -> Any:
+    return f if reference is None else dataclasses.replace(f, reference=reference)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["algorithm", "until", "trace"], meta_fields=["steps"])
@@ -79,16 +86,18 @@ class Iteration:
     def start(self, key: Any, f: Any, s: Any) -> Progress:
         """Step zero of one example."""
         init_key, key = jax.random.split(key)
-        state = self.algorithm.init(init_key, f.at(init_key), s)
+        f = f.at(init_key)
+        reference = stop_gradient(f.outputs(s.center)) if self.algorithm.anchored else None
+        state = self.algorithm.init(init_key, _anchor(f, reference), s)
         done = jnp.asarray(False) if self.until is None else self.until(state)
-        return Progress(key, state, jnp.asarray(0, jnp.int32), done)
+        return Progress(key, state, jnp.asarray(0, jnp.int32), done, reference)
 
     def _one(self, progress: Progress, f: Any, s: Any) -> Progress:
-        key, state, step, _ = progress
+        key, state, step, _, reference = progress
         key_now = jax.random.fold_in(key, step)
-        state = self.algorithm.step(key_now, state, f.at(key_now), s)
+        state = self.algorithm.step(key_now, state, _anchor(f, reference).at(key_now), s)
         done = progress.done if self.until is None else self.until(state)
-        return Progress(key, state, step + 1, done)
+        return Progress(key, state, step + 1, done, reference)
 
     def advance(self, progress: Progress, f: Any, s: Any, *, steps: Any) -> Progress:
         """At most ``steps`` further steps (traced), fewer where ``until`` holds or the iteration ends."""
@@ -104,6 +113,7 @@ class Iteration:
                 self.algorithm.init_cost, self.algorithm.step_cost, self.algorithm.best_cost, strict=True
             )
         )
+        forwards = forwards + self.algorithm.anchored
         if self.algorithm.spent is not None:
             more = self.algorithm.spent(progress.state)
             forwards, backwards = forwards + more[0], backwards + more[1]

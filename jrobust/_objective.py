@@ -19,7 +19,7 @@ def largest(f: "Objective", outputs: Any) -> Float[Array, ""]:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["outputs", "violation", "label", "target", "draws", "key"],
+    data_fields=["outputs", "violation", "label", "target", "draws", "key", "reference"],
     meta_fields=["surrogate"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Objective:
       label, target: classes, where the objective has them (surrogates such as cross-entropy read them).
       draws: ``(key, z) -> outputs[n, ...]`` of a random model (`Stochastic`), whose ``outputs`` are the expectation over them.
       key: of the draws that ``outputs`` are made of; `at` takes new ones.
+      reference: the outputs at the clean example, while an attack climbs a surrogate that is `anchored`.
     """
 
     outputs: Callable[[Point], Any]
@@ -42,6 +43,7 @@ class Objective:
     target: Any = None
     draws: Callable[[Any, Point], Any] | None = None
     key: Any = None
+    reference: Any = None
 
     def at(self, key: Any) -> "Objective":
         """With fresh draws of a random model; itself where the model is not random. Oracles call it once a step."""
@@ -66,6 +68,27 @@ class Objective:
     def value(self, outputs: Any) -> Float[Array, ""]:
         """The largest violation, the number that a `Bound` bounds; NaN where any entry is NaN."""
         return jnp.max(self.violation(outputs))
+
+
+def anchored(surrogate: Callable[[Objective, Any], Any]) -> Callable[[Objective, Any], Any]:
+    """Mark a surrogate that reads ``f.reference``, the outputs at the clean example: an attack then takes them once, at its start.
+
+    `jr.objectives.kl` is one.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> away = anchored(lambda f, logits: jnp.sum((logits - f.reference) ** 2))
+    >>> f = jr.objectives.classification(lambda z: z, 0)
+    >>> bound = jr.attacks.pgd(steps=5, surrogate=away).solve(jax.random.key(0), f, jr.sets.l2(1.0)(jnp.array([2.0, 0.0])))
+    >>> print(bound.info["forwards"])  # at the example, at each step, and after the last
+    7
+    """
+    surrogate.anchored = True  # pyright: ignore[reportFunctionMemberAccess]
+    return surrogate
+
+
+def is_anchored(surrogate: Any) -> bool:
+    """Whether a surrogate was marked by `anchored`."""
+    return getattr(surrogate, "anchored", False)
 
 
 def _log_mean(logits: Float[Array, "n K"]) -> Float[Array, " K"]:

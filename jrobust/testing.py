@@ -34,9 +34,9 @@ def check_set(threat: Threat, x: Any, *, key: Any, samples: int = 256, tol: floa
     """Check that the facts of a set agree with one another, under jit, vmap and grad.
 
     Samples, projections, maximisers and the centre lie in the set; no sample exceeds the support, which `argsup` attains and whose
-    gradient is `argsup`; projections are idempotent and satisfy the variational inequality ``<v - Pv, w - Pv> <= 0`` for all w in
-    the set; the hull contains samples and equals the support along coordinates; scaling is monotone; a point lies in the set resized
-    to its distance.
+    gradient is `argsup`; projections are idempotent, no sample is nearer, and of a convex set they satisfy the variational inequality
+    ``<v - Pv, w - Pv> <= 0`` for all w in the set; the hull contains samples; scaling is monotone; a point lies in the set resized to
+    its distance.
 
     Args:
       threat: what to check.
@@ -59,6 +59,11 @@ def check_set(threat: Threat, x: Any, *, key: Any, samples: int = 256, tol: floa
         v = jax.tree.map(jnp.add, s.center, _like(k_v, s.center, 2.0))
         best, nearest = s.argsup(c), s.project(v)
         residual = jax.tree.map(jnp.subtract, v, nearest)
+
+        def off(z: Any) -> Any:
+            d = jax.tree.map(jnp.subtract, v, z)
+            return vdot(d, d)
+
         lo, hi = s.hull()
         grown = jax.tree.map(lambda e: 1.001 * e, s.distance(nearest))
         outside = [
@@ -72,7 +77,8 @@ def check_set(threat: Threat, x: Any, *, key: Any, samples: int = 256, tol: floa
             "sample below support": vdot(c, w) - s.support(c),
             "support attained": jnp.abs(s.support(c) - vdot(c, best)),
             "gradient of support is argsup": _distance(jax.grad(s.support)(c), best),
-            "projection optimal": s.support(residual) - vdot(residual, nearest),
+            "projection optimal": s.support(residual) - vdot(residual, nearest) if s.geometry.convex else 0.0,
+            "projection nearest": vdot(residual, residual) - jnp.minimum(off(w), off(best)),
             "projection idempotent": _distance(s.project(nearest), nearest),
             "sample in hull": jnp.stack(outside).max(),
             "scale monotone": s.scale(0.5).support(c) - s.support(c),

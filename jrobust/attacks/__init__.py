@@ -18,6 +18,7 @@ from jrobust.attacks._minimum import minimize, within
 from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
 from jrobust.attacks._pdpgd import pdpgd
 from jrobust.attacks._rules import steepest
+from jrobust.attacks._sigma_zero import sigma_zero
 from jrobust.attacks._simba import simba
 from jrobust.attacks._square import square
 from jrobust.attacks._zoo import zoo
@@ -50,6 +51,7 @@ __all__ = [
     "si_fgsm",
     "simba",
     "spsa",
+    "sigma_zero",
     "square",
     "steepest",
     "ti_fgsm",

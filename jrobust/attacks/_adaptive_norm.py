@@ -9,7 +9,18 @@ from jrobust._iterate import Algorithm, violated
 from jrobust._objective import Objective, largest
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
-from jrobust.attacks._minimum import BALLS, closer, closest, dual_norm, farthest, minimize, only_balls, unfound, unit
+from jrobust.attacks._minimum import (
+    BALLS,
+    COUNTS,
+    closer,
+    closest,
+    dual_norm,
+    farthest,
+    minimize,
+    only_balls,
+    unfound,
+    unit,
+)
 from jrobust.attacks._state import Surrogate, climb
 from jrobust.typing import Array, Float, Point
 
@@ -55,28 +66,48 @@ def _fmn_step(
     state = closer(state, state.z, value, s)
     step = cosine(step, 0.01 * step, state.count, steps)
     gamma = cosine(gamma, 0.02 * gamma, state.count, steps)
-    slope = dual_norm(jnp.where(_stuck(s, state.z, g), 0.0, g), kind)
-    to_boundary = jnp.where(slope > 0, jnp.abs(value) / jnp.where(slope > 0, slope, 1.0), 0.0)
-    outside = jnp.where(
-        jnp.isfinite(state.radius), (1 + gamma) * state.eps, s.distance(state.z) + to_boundary
-    )  # before the first violation: as far as the linearised boundary
-    eps = jnp.where(violated(value), jnp.minimum((1 - gamma) * state.eps, state.radius), outside)
+    if kind in COUNTS:
+        eps = _counted(gamma, state, value)
+    else:
+        eps = _measured(gamma, state, value, g, s, kind=kind)
     eps = jnp.minimum(eps, farthest(s)).astype(state.eps.dtype)
     z = s.resize(eps).project(state.z + step * unit(g))
     return state._replace(z=z, eps=eps, count=state.count + 1)
 
 
+def _counted(gamma: Any, state: NormState, value: Array) -> Array:
+    """The next radius of an L0 set: whole numbers, by one at least."""
+    less = jnp.minimum(state.eps - 1, jnp.floor(state.eps * (1 - gamma)))
+    more = jnp.maximum(state.eps + 1, jnp.floor(state.eps * (1 + gamma)))
+    return jnp.where(violated(value), jnp.maximum(jnp.minimum(less, state.radius), 0.0), more)
+
+
+def _measured(gamma: Any, state: NormState, value: Array, g: Array, s: Any, *, kind: str) -> Array:
+    """The next radius of a ball: smaller at a violation, larger elsewhere."""
+    slope = dual_norm(jnp.where(_stuck(s, state.z, g), 0.0, g), kind)
+    to_boundary = jnp.where(slope > 0, jnp.abs(value) / jnp.where(slope > 0, slope, 1.0), 0.0)
+    outside = jnp.where(
+        jnp.isfinite(state.radius), (1 + gamma) * state.eps, s.distance(state.z) + to_boundary
+    )  # before the first violation: as far as the linearised boundary
+    return jnp.where(violated(value), jnp.minimum((1 - gamma) * state.eps, state.radius), outside)
+
+
 def _fmn_for_set(step: Any, gamma: Any, kind: str, classes: int, *, steps: int) -> Algorithm:
     del classes
-    only_balls(kind, BALLS, "fmn")
-    return Algorithm(bind(_init, jnp.inf), bind(_fmn_step, step, gamma, steps=steps, kind=kind), bind(closest))
+    only_balls(kind, BALLS + COUNTS, "fmn")
+    return Algorithm(
+        bind(_init, 1.0 if kind in COUNTS else jnp.inf),
+        bind(_fmn_step, step, gamma, steps=steps, kind=kind),
+        bind(closest),
+    )
 
 
 def fmn(*, steps: int = 100, step: Any = 1.0, gamma: Any = 0.05, name: str = "fmn") -> RadiusOracle:
     """Fast minimum norm: climb the margin by gradient steps inside a ball that adapts to the closest violation.
 
     The ball shrinks by ``1 - gamma`` at a violation (and never exceeds the best radius then), grows by ``1 + gamma`` elsewhere;
-    before the first violation it reaches to the linearised boundary. Step and gamma decay along a cosine, to 1/100 and 1/50.
+    before the first violation it reaches to the linearised boundary. Step and gamma decay along a cosine, to 1/100 and 1/50. On L0
+    sets the radius is a whole number that begins at 1 and changes by at least one.
 
     Args:
       steps: gradient steps, >= 1 (structure); the authors' benchmarks use 1000.
@@ -85,7 +116,8 @@ def fmn(*, steps: int = 100, step: Any = 1.0, gamma: Any = 0.05, name: str = "fm
       name: for tables.
 
     Returns:
-      A `RadiusOracle` of side "upper", for sets ``l1``, ``l2``, ``linf``. `jr.attacks.within` makes it an attack on one set.
+      A `RadiusOracle` of side "upper", for sets ``l0`` (entries or pixels), ``l1``, ``l2``, ``linf``. `jr.attacks.within` makes it
+      an attack on one set.
 
     Guarantee: an upper bound of the radius, attained at ``witness``.
 

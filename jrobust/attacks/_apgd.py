@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust._iterate import Algorithm, iterate
-from jrobust._objective import Objective
+from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind, where
 from jrobust.attacks._state import (
@@ -62,7 +62,8 @@ def _start(given: Any, key: Any, s: Any) -> Point:
     if given is not None:
         return s.project(jnp.broadcast_to(given, s.center.shape))
     kind = s.geometry.name
-    return on_the_sphere(s, key, uniform=kind == "linf") if kind.startswith("l") else s.sample(key)
+    ball = kind.startswith("l") and s.geometry.convex
+    return on_the_sphere(s, key, uniform=kind == "linf") if ball else s.sample(key)
 
 
 def _init(rank: Any, start: Any, key: Any, f: Objective, s: Any, *, windows: _Windows) -> AscentState:
@@ -255,7 +256,7 @@ def _for_set(
         windows = _windows(steps)
         init, step = bind(_init, rank, start, windows=windows), bind(_step, windows=windows, surrogate=surrogate)
         evaluations = steps + 1  # the start, then one a step
-    algorithm = Algorithm(init, step, kept, init_cost=init_cost, best_cost=(0, 0))
+    algorithm = Algorithm(init, step, kept, init_cost=init_cost, best_cost=(0, 0), anchored=is_anchored(surrogate))
     return iterate(algorithm, evaluations, until=broken, name=name)
 
 

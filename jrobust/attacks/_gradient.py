@@ -9,7 +9,7 @@ import optax
 
 from jrobust._checks import check_transformation
 from jrobust._iterate import Algorithm, iterate
-from jrobust._objective import Objective
+from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Bound, Oracle
 from jrobust._tree import bind, stop_gradient
 from jrobust.attacks._rules import steepest
@@ -126,6 +126,7 @@ def pgd(
         init,
         bind(_step, length, rule=chosen, surrogate=surrogate),
         bind(_best, last=keep == "last"),
+        anchored=is_anchored(surrogate),
     )
     return iterate(
         algorithm,
@@ -216,6 +217,8 @@ class _Wolfe(NamedTuple):
 
 def _wolfe_init(key: Any, f: Objective, s: Any) -> _Wolfe:
     del key, f
+    if not s.geometry.convex:
+        raise ValueError(f"frank_wolfe needs a convex set, got {s.geometry.name}; use jr.attacks.pgd")
     x = s.center
     return _Wolfe(x, jax.tree.map(jnp.zeros_like, x), jnp.asarray(0, jnp.int32), nothing(x), x)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._iterate import Algorithm, improves, iterate, violated
-from jrobust._objective import Objective
+from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind, where
 from jrobust.attacks._state import Surrogate, broken, keep, kept, nothing
@@ -266,6 +266,7 @@ def _for_set(
         kept,
         step_cost=(1, 0),
         best_cost=(0, 0),
+        anchored=is_anchored(surrogate),
     )
     return iterate(algorithm, queries, until=broken, name=name)
 

@@ -1,17 +1,19 @@
 """What is bounded: classification objectives, the surrogates that attacks climb, and training losses as data."""
 
-from jrobust._objective import Loss, Objective, Stochastic, largest, objective, stochastic
-from jrobust.objectives._classification import ce, classification, dlr, logit_difference, margins, with_label
+from jrobust._objective import Loss, Objective, Stochastic, anchored, largest, objective, stochastic
+from jrobust.objectives._classification import ce, classification, dlr, kl, logit_difference, margins, with_label
 from jrobust.objectives._losses import cross_entropy, worst_logits
 
 __all__ = [
     "Loss",
     "Objective",
     "Stochastic",
+    "anchored",
     "ce",
     "classification",
     "cross_entropy",
     "dlr",
+    "kl",
     "largest",
     "logit_difference",
     "margins",

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jrobust._checks import check_classes
-from jrobust._objective import Objective, Stochastic
+from jrobust._objective import Objective, Stochastic, anchored
 from jrobust._tree import as_pytree, bind, is_traced
 from jrobust.typing import Array, Float, Int
 
@@ -129,3 +129,25 @@ def logit_difference(f: Objective, logits: Float[Array, " K"]) -> Float[Array, "
     _check_logits(logits)
     y = with_label(f, "logit_difference")
     return jnp.max(margins(logits, y)) if f.target is None else logits[f.target] - logits[y]
+
+
+@anchored
+def kl(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """``KL(p(x) || p(z))`` from the probabilities at the clean example, the inner loss of TRADES; labels do not matter.
+
+    At the clean example itself it is 0 with gradient 0: an attack has to start elsewhere (``start="random"``).
+
+    Raises:
+      TypeError: an attack that does not take the outputs at the clean example.
+
+    References:
+      Zhang et al., Theoretically principled trade-off between robustness and accuracy, ICML 2019.
+    """
+    _check_logits(logits)
+    with_label(f, "kl")  # of a classifier, not of a batch of losses
+    if f.reference is None:
+        raise TypeError(
+            "kl compares with the outputs at the clean example, which this attack does not take; use pgd, rfgsm, apgd or square"
+        )
+    clean = jax.nn.log_softmax(f.reference)
+    return jnp.sum(jnp.exp(clean) * (clean - jax.nn.log_softmax(logits)))

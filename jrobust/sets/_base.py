@@ -29,6 +29,7 @@ class Geometry(NamedTuple):
       steepest: ``(s, g, relative) ->`` the displacement of unit norm (``relative``: of the set's own radius) most along ``g``.
       distance: ``(s, z) ->`` the least eps at which the family's set around the same centre holds ``z``, whatever its clip.
       resize: ``(s, eps) ->`` the family's set of radius ``eps`` around the same centre, inside the same clip.
+      convex: whether it is; of a set that is not, ``project`` gives one nearest point of several.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Geometry(NamedTuple):
     steepest: Callable[..., Any]
     distance: Callable[..., Any]
     resize: Callable[..., Any]
+    convex: bool = True
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["center", "params"], meta_fields=["geometry"])

@@ -142,7 +142,8 @@ def _build_product(eps: Any, threats: tuple[Threat, ...], x: Any) -> Set:
         raise ValueError(f"product of {len(threats)} threats takes a tuple of {len(threats)} inputs, got {given}")
     radii = _one_a_part(eps, len(threats))
     parts = tuple(threat.family(e)(xi) for threat, e, xi in zip(threats, radii, x, strict=True))
-    return Set(tuple(part.center for part in parts), parts, _PRODUCT)
+    convex = all(part.geometry.convex for part in parts)
+    return Set(tuple(part.center for part in parts), parts, _PRODUCT._replace(convex=convex))
 
 
 def product(*threats: Threat) -> Threat:
@@ -206,7 +207,7 @@ def _build_power(eps: Any, args: tuple[Threat], x: Any) -> Set:
     axes = eps_axes(threat, x)
     # every number of the parts becomes batched, so that one vmap serves all methods
     parts = jax.vmap(lambda t, xi: jax.tree.map(jnp.asarray, t(xi)), in_axes=(axes, 0))(threat, x)
-    return Set(parts.center, (parts,), _POWER)
+    return Set(parts.center, (parts,), _POWER._replace(convex=parts.geometry.convex))
 
 
 def power(threat: Threat) -> Threat:

@@ -1,5 +1,6 @@
 """The gradient family against closed forms, and what each member's option does."""
 
+import functools
 import warnings
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import jrobust as jr
+from jrobust._tree import bind
 from jrobust.attacks._apgd import _kth_largest, _phases, _windows
 from jrobust.attacks._momentum import smoothed
 from jrobust.testing import check_oracle, linear_problem
@@ -57,6 +59,43 @@ def test_passes_are_counted(key):
     for oracle, wanted in ((jr.attacks.mim(steps=4), (5, 4)), (jr.attacks.vmi_fgsm(steps=4), (25, 24))):
         info = oracle.solve(key, problem.f, problem.s).info
         assert (int(info["forwards"]), int(info["backwards"])) == wanted
+
+
+def test_kl_climbs_from_the_clean_outputs(key):
+    w, x = jax.random.normal(key, (4, 5, 3)), jax.random.uniform(jax.random.key(1), (4, 5))
+    oracle, threat = jr.attacks.pgd(steps=4, step=0.05, surrogate=jr.objectives.kl, keep="last"), jr.sets.linf(0.1)
+
+    def net(w, z):
+        return jnp.tanh(z @ w)
+
+    @jax.jit
+    @jax.vmap
+    def by_hand(k, w, x):
+        clean = jax.nn.softmax(net(w, x))
+        divergence = lambda z: jnp.sum(clean * (jnp.log(clean) - jax.nn.log_softmax(net(w, z))))  # noqa: E731
+        s = threat(x)
+        z = s.sample(jax.random.split(k)[0])
+        for _ in range(4):
+            z = s.project(z + 0.05 * jnp.sign(jax.grad(divergence)(z)))
+        return z
+
+    def solve(k, w, x):
+        return oracle.solve(k, jr.objectives.classification(bind(net, w), 0), threat(x))
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(4))
+    found = jax.jit(jax.vmap(solve))(keys, w, x)
+    np.testing.assert_allclose(found.witness, by_hand(keys, w, x), atol=1e-6)
+    # one forward for the clean outputs, one and a backward a step, one at the end
+    assert (found.info["forwards"][0], found.info["backwards"][0]) == (6, 4)
+    loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (net(p, x), rest))
+    robust = jax.jit(functools.partial(jr.worst_case(loss, threat, oracle), train=True))
+    robust = robust(w[0], None, x, jnp.zeros(4, int), key=key)[0]
+    z = by_hand(keys, jnp.stack([w[0]] * 4), x)
+    np.testing.assert_allclose(robust, -jax.nn.log_softmax(net(w[0], z))[:, 0], atol=1e-5)
+    with pytest.raises(TypeError, match="clean example"):
+        jr.attacks.fgsm(surrogate=jr.objectives.kl).solve(
+            key, jr.objectives.classification(bind(net, w[0]), 0), threat(x[0])
+        )
 
 
 # -- Auto-PGD -----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,12 @@ import jrobust as jr
 from jrobust._tree import bind
 from tests.contracts.oracles import RADIUS
 
-THREATS = {"linf": jr.sets.linf, "l2": jr.sets.l2, "l1": jr.sets.l1}
+THREATS = {
+    "linf": jr.sets.linf,
+    "l2": jr.sets.l2,
+    "l1": jr.sets.l1,
+    "l0": lambda eps, clip=None: jr.sets.l0(eps, clip=clip or (0.0, 1.0)),
+}
 SHAPES = [((6,), 8, None), ((5, 4), 3, (0.0, 1.0)), ((4, 3, 2), 1, (0.0, 1.0))]  # of an example, batch, clip
 SLOW = {"lbfgs"}  # to compile: in the sweep, and in one test of its own
 CASES = [(name, kind) for name, (_, figures) in RADIUS.items() for kind in figures]
@@ -49,7 +54,9 @@ def optimum(kind, w, x, y, clip):
     g = np.asarray((w[1] - w[0]) if y == 0 else (w[0] - w[1]), np.float64).ravel()
     x = np.asarray(x, np.float64).ravel()
     need, a = -g @ x, np.abs(g)
-    room = np.where(g > 0, 1 - x, x) if clip else np.full(a.shape, np.inf)
+    room = np.where(g > 0, 1 - x, x) if clip or kind == "l0" else np.full(a.shape, np.inf)
+    if kind == "l0":
+        return 1 + np.sum(np.cumsum(np.sort(a * room)[::-1]) < need)
     if kind == "l1":
         total = 0.0
         for i in np.argsort(-a):
@@ -80,7 +87,8 @@ def test_the_closest_violation_is_found(name, kind, shapes):
         np.testing.assert_allclose(r.value, distance, rtol=1e-6)
         np.testing.assert_allclose(r.info.get("value", value), value, atol=1e-5)
         assert np.all(r.value >= best * (1 - 1e-4))
-        assert np.max(r.value / best) <= figures[kind] <= 1.25
+        assert np.max(r.value / best) <= figures[kind]
+        assert np.all(r.value <= (np.ceil(1.25 * best) if kind == "l0" else 1.25 * best))
         if clip:
             assert np.all((r.witness >= 0) & (r.witness <= 1))
 

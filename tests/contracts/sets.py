@@ -24,6 +24,11 @@ SETS = {
     "box, degenerate": (sets.box(_X, _X), _X),
     "product": (sets.product(sets.l2(0.4), sets.box(0.0, 1.0)), (_X, _EDGE)),
     "power": (sets.power(sets.l2(0.3, clip=(0, 1))), _X),
+    "l0": (sets.l0(2, clip=(0.0, 1.0)), _X),
+    "l0 at the edge": (sets.l0(2.9, clip=(0.0, 1.0)), _EDGE),
+    "l0 pixels, one clip an entry": (sets.l0(1, clip=(_X - 0.1, _X + 0.2), pixels=True), _X),
+    "l0 eps=0": (sets.l0(0, clip=(0.0, 1.0)), _X),
+    "l0 in a product": (sets.product(sets.l2(0.4), sets.l0(1, clip=(0, 1))), (_EDGE, _X)),
 }
 
 # the same code with other numbers: in the sweep
@@ -34,5 +39,7 @@ ALIKE = {
     "l3 eps=2.0 clip=(0.0, 1.0)",
     "l4 at the edge",
     "l2, one clip an entry",
+    "l0 eps=0",
+    "l0 in a product",
 }
 assert SETS.keys() >= ALIKE

@@ -1,5 +1,7 @@
 """Every set satisfies `check_set`, and agrees with an independent solver."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,36 @@ def test_lp_support_and_projection_against_slsqp(p):
     np.testing.assert_allclose(s.project(jnp.asarray(v, jnp.float32)), near.x, atol=2e-3)
 
 
+@pytest.mark.parametrize("pixels", [False, True])
+def test_l0_support_and_projection_against_enumeration(pixels):
+    """Every choice of at most so many entries or pixels, tried one by one."""
+    rng = np.random.default_rng(2)
+    threat = jr.sets.l0(2, clip=(0, 1), pixels=pixels)
+    for shape in ((4, 2), (3, 3)) if pixels else ((5,),):
+        x, v, c = rng.uniform(size=shape), 2 * rng.normal(size=shape), rng.normal(size=shape)
+        best, near = c * np.where(c > 0, 1, 0) - c * x, (v - x) ** 2 - (v - np.clip(v, 0, 1)) ** 2
+        if pixels:
+            # an entry of a chosen pixel need not move: it gains nothing then
+            best, near = (np.maximum(gain, 0).sum(-1) for gain in (best, near))
+        chosen = [list(some) for n in (1, 2) for some in itertools.combinations(range(len(best)), n)]
+        s, v32 = threat(jnp.asarray(x, jnp.float32)), jnp.asarray(v, jnp.float32)
+        most = np.sum(c * x) + max(np.maximum(best, 0)[some].sum() for some in chosen)
+        np.testing.assert_allclose(s.support(jnp.asarray(c, jnp.float32)), most, atol=1e-5)
+        least = np.sum((v - x) ** 2) - max(np.maximum(near, 0)[some].sum() for some in chosen)
+        np.testing.assert_allclose(jnp.sum((s.project(v32) - v32) ** 2), least, rtol=1e-5)
+
+
+def test_l0_counts_to_the_bit():
+    x = jnp.full((3, 2), 0.5)
+    s = jr.sets.l0(2, clip=(0, 1))(x)
+    a_pixel = x.at[1].set(jnp.array([0.5 + 1e-7, 0.9]))
+    assert s.contains(a_pixel)
+    assert not s.contains(a_pixel.at[0, 0].add(1e-7))
+    assert jr.sets.l0(1, clip=(0, 1), pixels=True)(x).contains(a_pixel)
+    assert s.distance(a_pixel) == 2
+    assert s.scale(0.499).support(jnp.ones((3, 2))) == 3.0  # less than one entry
+
+
 def test_eps_is_traced_and_vmappable():
     x, c = jnp.zeros(3), jnp.array([1.0, -2.0, 0.5])
     sweep = jax.jit(jax.vmap(lambda eps: jr.sets.linf(eps)(x).support(c)))(jnp.array([0.0, 0.1, 1.0]))
@@ -65,6 +97,10 @@ def test_eps_is_traced_and_vmappable():
         (lambda: jr.sets.linf(0.1, clip=(1, 0)), "lo <= hi"),
         (lambda: jr.sets.box(1.0, 0.0), "lo <= hi"),
         (lambda: jr.sets.l2(jnp.ones(3))(jnp.zeros(3)), "one number"),
+        (lambda: jr.sets.l0(3, clip=None), "clip must be finite"),
+        (lambda: jr.sets.l0(3, clip=(0, np.inf)), "clip must be finite"),
+        (lambda: jr.sets.l0(-1, clip=(0, 1)), "eps"),
+        (lambda: jr.sets.l0(1, clip=(0, 1), pixels=True)(jnp.zeros(3)), "last axis"),
         (lambda: jr.sets.product(jr.sets.l2(1.0))((jnp.zeros(2), jnp.zeros(2))), "tuple of 1"),
     ],
 )
