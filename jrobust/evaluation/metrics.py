@@ -9,7 +9,15 @@ from jrobust._statistics import Accuracy, proportion
 from jrobust.evaluation._results import Result
 from jrobust.typing import Side
 
-__all__ = ["Bracket", "accuracy", "attack_success_rate", "bracket", "certified_accuracy", "robust_accuracy"]
+__all__ = [
+    "Bracket",
+    "accuracy",
+    "attack_success_rate",
+    "bracket",
+    "certified_accuracy",
+    "optimality",
+    "robust_accuracy",
+]
 
 
 def _require(result: Result, sides: tuple[Side, ...], metric: str) -> None:
@@ -67,6 +75,49 @@ def attack_success_rate(result: Result, *, level: float = 0.95) -> Accuracy:
         )
     broken = int((result.correct & ~result.holds).sum())
     return proportion(broken, n, side=result.side, confidence=result.confidence, level=level)
+
+
+def optimality(distances: Any, best: Any) -> float:
+    """How close an attack's accuracy-over-distance curve comes to the best one known: AttackBench's local optimality.
+
+    With the area ``A(d) = mean(min(d_i, D))`` under the curve "share of examples further than eps away" up to ``D``, the largest
+    finite distance in ``best``: ``1 - (A(distances) - A(best)) / (clean accuracy * D - A(best))``.
+
+    Args:
+      distances: [N], of the closest violation that the attack found: 0 for a misclassified example, ``inf`` where none was found.
+      best: [N], the least distance that any attack found, example by example.
+
+    Returns:
+      1 where the attack is the best everywhere, 0 where it finds nothing (within ``D``).
+
+    Raises:
+      ValueError: lengths differ, a distance is negative, NaN or below the best one, or no attack found anything.
+
+    >>> optimality([0.0, 1.0, 3.0, 3.0], best=[0.0, 1.0, 2.0, 3.0])  # areas 7/4, 6/4; without an attack 9/4
+    0.6666666666666667
+
+    References:
+      Cinà et al., AttackBench: evaluating gradient-based attacks for adversarial examples, AAAI 2025.
+    Deviations:
+      The exact area under the staircase (published: by trapezoids).
+    """
+    d, b = np.asarray(distances, np.float64), np.asarray(best, np.float64)
+    if d.ndim != 1 or d.shape != b.shape:
+        raise ValueError(f"optimality: distances and best must be [N] of one length, got {d.shape} and {b.shape}")
+    if not (np.all(d >= 0) and np.all(b >= 0)):
+        raise ValueError("optimality: distances must be >= 0 (0: misclassified, inf: nothing found), not NaN")
+    if np.any(d < b):
+        i = int(np.argmax(d < b))
+        raise ValueError(
+            f"optimality: distances[{i}] = {d[i]} lies below best[{i}] = {b[i]}; the best is over all attacks"
+        )
+    found = b[np.isfinite(b) & (b > 0)]
+    if not found.size:
+        raise ValueError("optimality: no attack found a violation of a correctly classified example")
+    end = found.max()
+    area, least = np.minimum(d, end).mean(), np.minimum(b, end).mean()
+    nothing = end * np.mean(b > 0)
+    return 1.0 if area == least else float(1 - (area - least) / (nothing - least))
 
 
 class Bracket(NamedTuple):

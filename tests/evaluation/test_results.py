@@ -122,3 +122,18 @@ def test_a_report_takes_a_section_and_says_how_to_make_one(tmp_path):
     assert "at most" in report(section, tmp_path / "r.html").read_text()
     with pytest.raises(TypeError, match=r"Section\(title, rows_of\(evaluation"):
         report([ALL], tmp_path / "r.html")
+
+
+def test_optimality_by_hand():
+    best = [0.0, 1.0, 2.0, 3.0, np.inf]  # one misclassified, one never broken: the areas end at 3
+    assert metrics.optimality(best, best) == 1.0
+    # areas 9/5 and, of the attack that misses one and is late at another, 11.5/5; without an attack 12/5
+    np.testing.assert_allclose(metrics.optimality([0.0, 2.5, 3.0, np.inf, np.inf], best), 1 - 2.5 / 3)
+    np.testing.assert_allclose(metrics.optimality([0.0, np.inf, np.inf, np.inf, np.inf], best), 0.0, atol=1e-12)
+    # beyond the end nothing counts
+    assert metrics.optimality([0.0, 1.0, 2.0, 7.0, 9.0], best) == 1.0
+    for distances, message in [(best[:2], "length"), ([0.0, 0.5, 2.0, 3.0, 3.0], "below"), ([np.nan] * 5, "NaN")]:
+        with pytest.raises(ValueError, match=message):
+            metrics.optimality(distances, best)
+    with pytest.raises(ValueError, match="no attack"):
+        metrics.optimality([0.0, np.inf], [0.0, np.inf])
