@@ -131,7 +131,7 @@ def test_optimality_by_hand():
     np.testing.assert_allclose(metrics.optimality([0.0, 2.5, 3.0, np.inf, np.inf], best), 1 - 2.5 / 3)
     np.testing.assert_allclose(metrics.optimality([0.0, np.inf, np.inf, np.inf, np.inf], best), 0.0, atol=1e-12)
     # beyond the end nothing counts
-    assert metrics.optimality([0.0, 1.0, 2.0, 7.0, 9.0], best) == 1.0
+    assert metrics.optimality([0.0, 1.0, 2.0, 7.0, np.inf], best) == 1.0
     for distances, message in [(best[:2], "length"), ([0.0, 0.5, 2.0, 3.0, 3.0], "below"), ([np.nan] * 5, "NaN")]:
         with pytest.raises(ValueError, match=message):
             metrics.optimality(distances, best)
