@@ -11,6 +11,7 @@ from jrobust.attacks._deepfool import deepfool
 from jrobust.attacks._ead import ead
 from jrobust.attacks._estimated import nes, spsa
 from jrobust.attacks._fab import fab
+from jrobust.attacks._geoda import geoda
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
 from jrobust.attacks._hop_skip_jump import hop_skip_jump
 from jrobust.attacks._lbfgs import lbfgs
@@ -19,6 +20,7 @@ from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fg
 from jrobust.attacks._pdpgd import pdpgd
 from jrobust.attacks._rules import steepest
 from jrobust.attacks._sigma_zero import sigma_zero
+from jrobust.attacks._sign_opt import sign_opt
 from jrobust.attacks._simba import simba
 from jrobust.attacks._square import square
 from jrobust.attacks._zoo import zoo
@@ -39,6 +41,7 @@ __all__ = [
     "fgsm",
     "fmn",
     "frank_wolfe",
+    "geoda",
     "hop_skip_jump",
     "lbfgs",
     "mim",
@@ -49,9 +52,10 @@ __all__ = [
     "pgd",
     "rfgsm",
     "si_fgsm",
+    "sigma_zero",
+    "sign_opt",
     "simba",
     "spsa",
-    "sigma_zero",
     "square",
     "steepest",
     "ti_fgsm",

@@ -16,7 +16,7 @@ from jrobust.typing import Array, Float, Point
 
 START, SEARCH = 0, 1  # the phases that all have; their own follow
 _GROWTH, _FIRST, _WIDEST = 2**0.25, 0.02, 1e6
-_FINEST = 1e-6  # a bracket cannot be narrower than float32 resolves
+FINEST = 1e-6  # a bracket cannot be narrower than float32 resolves
 
 
 def unstarted(s: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _narrowed(
     middle = 0.5 * (state.low + state.high)
     low, high = jnp.where(hit, state.low, middle), jnp.where(hit, middle, state.high)
     state = state._replace(low=low, high=high)
-    finest = jnp.maximum(tolerance(state, s), _FINEST)
+    finest = jnp.maximum(tolerance(state, s), FINEST)
     return where(high - low <= finest, arrived(key, state, s, between(s, state.far, high, kind=kind)), state)
 
 

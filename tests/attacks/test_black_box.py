@@ -95,7 +95,12 @@ def test_what_is_found_and_what_it_costs(name, kind, key):
     assert np.any(several(*args[:2], jax.random.key(1), *args[3:])[0].witness != found.witness)
 
 
-@pytest.mark.parametrize("name", BLACK_BOX)
+COUNTED = ("nes", "simba", "zoo", "hop_skip_jump")  # all share one way to ask; the sweep counts each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in COUNTED else [pytest.mark.sweep]) for name in BLACK_BOX]
+)
 def test_alone_as_in_a_batch_and_every_query_is_counted(name, key):
     oracle, figures = BLACK_BOX[name]
     kind = next(iter(figures))
@@ -125,14 +130,51 @@ def test_alone_as_in_a_batch_and_every_query_is_counted(name, key):
     assert (costs[0] < budget) == isinstance(oracle, Oracle)
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.sweep] if i else []) for i, n in enumerate(DECIDING)]
+)
+def test_within_a_set_without_a_clip_a_budget_is_a_budget(name, key):
+    attack = jr.attacks.within(BLACK_BOX[name][0])
+    w, x, y, _ = linear("l2")
+    best = np.array([optimum("l2", w, x[i], int(y[i]), False) for i in range(N - 1)] + [0.0], np.float32)
+    for times, breaks in ((1.25, True), (0.95, False)):
+        found, value, inside, _ = several(attack, jr.sets.l2(0.3), key, times * best, w, False, x, y)
+        assert np.all(inside)
+        np.testing.assert_allclose(found.value, value, atol=1e-5)
+        np.testing.assert_array_equal(found.value >= 0, [breaks] * (N - 1) + [True])
+        assert np.all(found.info["forwards"] < 1000) if breaks else np.all(found.info["forwards"][:-1] == 1000)
+
+
+def test_no_score_and_no_start_are_no_result(key):
+    never = jr.objectives.objective(lambda z: -1.0 - jnp.sum(z, keepdims=True))
+    found = jax.jit(lambda x: jr.attacks.geoda(queries=30).solve(key, never, jr.sets.l2(1.0, clip=(0, 1)), x))(
+        jnp.full(3, 0.5)
+    )
+    assert np.isposinf(found.value)
+    assert found.info["forwards"] == 30
+    # beside the set the model has no score: what such a query says is left out
+    holes = jr.objectives.objective(lambda z: jnp.where(jnp.all(z <= 0.6), jnp.sum(z, keepdims=True) - 10.0, jnp.nan))
+    attack = jr.attacks.nes(queries=100, samples=4, width=0.1)
+    bound = jax.jit(lambda x: attack.solve(key, holes, jr.sets.linf(0.05)(x)))(jnp.full(3, 0.5))
+    assert np.isfinite(bound.value)
+    assert bound.value > -8.5
+
+
 def test_a_budget_is_an_int_and_samples_come_in_pairs():
-    for attack in (jr.attacks.nes, jr.attacks.spsa, jr.attacks.bandits, jr.attacks.simba, jr.attacks.zoo):
+    for attack in (jr.attacks.nes, jr.attacks.bandits, jr.attacks.simba, jr.attacks.zoo, jr.attacks.geoda):
         with pytest.raises(ValueError, match="queries must be an int >= 1"):
             attack(queries=0)
     with pytest.raises(ValueError, match="even"):
         jr.attacks.nes(samples=3)
     with pytest.raises(ValueError, match="ratio"):
         jr.attacks.simba(ratio=0.0)
+    with pytest.raises(ValueError, match="starts"):
+        jr.attacks.sign_opt(starts=0)
+    with pytest.raises(ValueError, match="decay"):
+        jr.attacks.geoda(decay=1.0)
+    f = jr.objectives.classification(lambda z: z, 0)
+    with pytest.raises(ValueError, match="boundary works on sets of kind l2"):
+        jr.attacks.boundary().solve(jax.random.key(0), f, jr.sets.linf(0.1), jnp.ones(2))
     both = jr.sets.product(jr.sets.linf(0.1), jr.sets.linf(0.1))((jnp.zeros(3), jnp.zeros(2)))
     f = jr.objectives.objective(lambda z: jnp.sum(z[0], keepdims=True))
     for attack in (jr.attacks.nes(), jr.attacks.simba()):

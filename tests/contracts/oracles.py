@@ -84,6 +84,8 @@ BLACK_BOX = {
     "zoo": (jr.attacks.zoo(queries=4000, searches=4, step=0.02, multiple=0.1), {"l2": 1.08}),
     "boundary": (jr.attacks.boundary(queries=1000, sideways=0.1, towards=0.02), {"l2": 1.12}),
     "hop_skip_jump": (jr.attacks.hop_skip_jump(queries=1000), {"l2": 1.1, "linf": 1.2}),
+    "sign_opt": (jr.attacks.sign_opt(queries=1000, starts=10, samples=40), {"l2": 1.03}),
+    "geoda": (jr.attacks.geoda(queries=1000), {"l2": 1.1, "linf": 1.1}),
 }
 
 EXACT_BOUNDS = tuple(UPPER)
