@@ -12,14 +12,17 @@ from jrobust._tree import bind
 from jrobust.attacks._minimum import adam, closer, closest, farthest, minimize, only_balls, unfound
 from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, first, stalled
 from jrobust.attacks._state import climb
+from jrobust.sets._sparse import largest_groups, moved_groups, spread
 from jrobust.typing import Array, Float, Point
 
 _INSIDE = 1 - 1e-6
-_LARGEST = 20.0  # multiple on linf
 
 
 class PenaltyState(NamedTuple):
-    """The iterate and its coordinates, Adam's moments, the closest violation, the multiple, and how far entries move freely."""
+    """The iterate and its coordinates, Adam's moments, the closest violation, and the multiple.
+
+    ``limit``: how far entries move at no cost (linf). ``free``: which entries may move (all, but on l0).
+    """
 
     z: Point
     w: Point
@@ -30,12 +33,14 @@ class PenaltyState(NamedTuple):
     witness: Point
     multiple: Multiple
     limit: Float[Array, ""]
+    free: Array
 
 
 class Seen(NamedTuple):
-    """What an evaluation showed: the loss, whether the margin was reached, whether it is the closest violation so far."""
+    """What an evaluation showed: the loss, the margin's gradient, whether it was reached, whether nothing closer was found before."""
 
     loss: Float[Array, ""]
+    gradient: Array
     reached: Array
     closest: Array
 
@@ -76,22 +81,39 @@ def _bisect(state: PenaltyState, seen: Seen, s: Any, *, steps: int, searches: in
     return state._replace(multiple=multiple, w=jnp.where(ends, _coordinates(s), state.w)), ends
 
 
+def _double(
+    m: Multiple, hit: Array, over: Array, *, steps: int, searches: int, largest: float
+) -> tuple[Multiple, Array]:
+    """One step on, and whether the search ends; without a hit the multiple doubles, up to the largest."""
+    ends = over | (m.count + 1 >= steps)
+    value = jnp.where(ends & ~hit, 2 * m.value, m.value)
+    count, ended = jnp.where(ends, 0, m.count + 1), m.ended + ends
+    done = m.done | (ended >= searches) | (value > largest)
+    return m._replace(value=value, hit=hit & ~ends, count=count, ended=ended, done=done), ends
+
+
 def _tighten(state: PenaltyState, seen: Seen, s: Any, *, steps: int, searches: int) -> tuple[PenaltyState, Array]:
     """Linf: searches go on from one another; success tightens the limit, failure doubles the multiple."""
     del s
     m = state.multiple
-    hit = m.hit | seen.closest
-    ends = (seen.loss < 1e-4 * m.value) | (m.count + 1 >= steps)
-    value = jnp.where(ends & ~hit, 2 * m.value, m.value)
-    multiple = m._replace(
-        value=value,
-        hit=hit & ~ends,
-        count=jnp.where(ends, 0, m.count + 1),
-        ended=m.ended + ends,
-        done=m.done | (m.ended + ends >= searches) | (value > _LARGEST),
-    )
+    hit, over = m.hit | seen.closest, seen.loss < 1e-4 * m.value
+    m, ends = _double(m, hit, over, steps=steps, searches=searches, largest=20.0)
     limit = jnp.where(ends & hit, 0.9 * jnp.minimum(state.radius, state.limit), state.limit)
-    return state._replace(multiple=multiple, limit=limit), ends
+    return state._replace(multiple=m, limit=limit), ends
+
+
+def _freeze(state: PenaltyState, seen: Seen, s: Any, *, steps: int, searches: int) -> tuple[PenaltyState, Array]:
+    """L0: searches go on from one another; success freezes what did not move and a few of what mattered least."""
+    moved = moved_groups(s, state.z)
+    importance = jnp.abs(seen.gradient * (state.z - s.center))
+    if moved.ndim < importance.ndim:
+        importance = jnp.sum(importance, axis=-1)
+    few = 1 + jnp.sum(moved & (importance <= 0.01))
+    few = jnp.minimum(few, jnp.ceil(0.3 * jnp.sqrt(jnp.sum(moved)))).astype(jnp.int32)
+    least = largest_groups(jnp.where(moved, 1 + jnp.max(importance) - importance, 0.0), few)
+    m, ends = _double(state.multiple, seen.reached, seen.reached, steps=steps, searches=searches, largest=2e6)
+    free = jnp.where(seen.reached, state.free & spread(s, moved & ~least), state.free)
+    return state._replace(multiple=m._replace(done=m.done | ~jnp.any(free)), free=free), ends
 
 
 class Kind(NamedTuple):
@@ -99,19 +121,36 @@ class Kind(NamedTuple):
 
     distance: Any
     following: Any
+    steps: int
     searches: int
     multiple: float
 
 
-_KINDS = {"l2": Kind(_squares, _bisect, 9, 1e-3), "linf": Kind(_excess, _tighten, 80, 1e-5)}
+_ENTRIES = Kind(_squares, _freeze, 1000, 400, 1e-3)
+_KINDS = {
+    "l2": Kind(_squares, _bisect, 10_000, 9, 1e-3),
+    "linf": Kind(_excess, _tighten, 1000, 80, 1e-5),
+    "l0": _ENTRIES,
+    "l0 pixels": _ENTRIES,
+}
+
+
+def _point(s: Any, w: Array, free: Array) -> Array:
+    """The point of coordinates ``w``, the example where entries are not free; on l0 also where they hardly move."""
+    z = _box(s, w)
+    if not s.geometry.name.startswith("l0"):
+        return z
+    _, lo, hi = s.params
+    return jnp.where(free & (jnp.abs(z - s.center) >= 1e-4 * (hi - lo)), z, s.center)
 
 
 def _init(multiple: Any, key: Any, f: Objective, s: Any) -> PenaltyState:
     del key, f
     w = _coordinates(s)
-    zero = jnp.zeros_like(w)
+    zero, free = jnp.zeros_like(w), jnp.ones(w.shape, bool)
+    limit = farthest(s).astype(w.dtype)
     return PenaltyState(
-        s.center, w, zero, zero, multiple=first(multiple, w.dtype), limit=farthest(s).astype(w.dtype), **unfound(s)
+        s.center, w, zero, zero, multiple=first(multiple, w.dtype), limit=limit, free=free, **unfound(s)
     )
 
 
@@ -132,30 +171,34 @@ def _step(
     radius, state = state.radius, closer(state, state.z, value, s)
     multiple, short = state.multiple, jnp.maximum(confidence - value, 0.0)
     distance, away = _KINDS[kind].distance(state.z - s.center, state.limit)
-    seen = Seen(distance + multiple.value * short, violated(value) & (value >= confidence), state.radius < radius)
+    reached = violated(value) & (value >= confidence)
+    seen = Seen(distance + multiple.value * short, g, reached, state.radius < radius)
     # one step of Adam in the coordinates
     _, pull = jax.vjp(lambda w: _box(s, w), state.w)
     (slope,) = pull(away - jnp.where(short > 0, multiple.value, 0.0) * g)
+    slope = jnp.where(state.free, slope, 0.0)
     mean, square, direction, metric = adam(state.mean, state.square, slope, multiple.count + 1)
     state = state._replace(w=state.w - step * direction / metric)
     state, ends = _KINDS[kind].following(state, seen, s, steps=steps, searches=searches)
-    return state._replace(z=_box(s, state.w), mean=jnp.where(ends, 0.0, mean), square=jnp.where(ends, 0.0, square))
+    z = _point(s, state.w, state.free)
+    return state._replace(z=z, mean=jnp.where(ends, 0.0, mean), square=jnp.where(ends, 0.0, square))
 
 
 def _for_set(
-    step: Any, confidence: Any, multiple: Any, kind: str, classes: int, *, steps: int, searches: int | None
+    step: Any, confidence: Any, multiple: Any, kind: str, classes: int, *, steps: int | None, searches: int | None
 ) -> Algorithm:
     del classes
     only_balls(kind, tuple(_KINDS), "carlini_wagner")
-    multiple = _KINDS[kind].multiple if multiple is None else multiple
-    searches = searches or _KINDS[kind].searches
+    default = _KINDS[kind]
+    multiple = default.multiple if multiple is None else multiple
+    steps, searches = steps or default.steps, searches or default.searches
     stepping = bind(_step, step, confidence, kind=kind, steps=steps, searches=searches)
     return Algorithm(bind(_init, multiple), stepping, bind(closest))
 
 
 def carlini_wagner(
     *,
-    steps: int = 10_000,
+    steps: int | None = None,
     searches: int | None = None,
     step: Any = 0.01,
     multiple: Any = None,
@@ -166,20 +209,21 @@ def carlini_wagner(
 
     L2: the squared distance; the multiple grows tenfold until it is enough, then it is bisected, each search from the example. Linf:
     what entries move beyond a limit; a success lowers the limit to 0.9 times the closest violation, a failure doubles the multiple
-    (up to 20), each search from where the last one ended.
+    (up to 20), each search from where the last one ended. L0: the squared distance; a success freezes the entries (pixels) that matter
+    least to the margin, a failure doubles the multiple (up to 2e6).
 
     Args:
-      steps: gradient steps of one search, >= 1 (structure). On L2 a search ends early where the loss no longer falls (looked at ten
-        times), on Linf once a violation lies within the limit; the paper takes 10 000 and 1000.
-      searches: how many at most, >= 1 (structure); None takes 9 on L2, 80 on Linf.
+      steps: gradient steps of one search, >= 1 (structure); None takes 10 000 on L2, 1000 elsewhere. A search ends early where the loss
+        no longer falls (L2, looked at ten times), where a violation lies within the limit (Linf), at the first violation (L0).
+      searches: how many at most, >= 1 (structure); None takes 9 on L2, 80 on Linf, 400 on L0.
       step: of Adam, in the coordinates of the box (the input's own without a clip); traced. Radii far below one step in every entry
         take a smaller one: there a search is given up at its first look.
-      multiple: the first one, > 0; traced. None takes 0.001 on L2, 1e-5 on Linf.
+      multiple: the first one, > 0; traced. None takes 0.001 on L2 and L0, 1e-5 on Linf.
       confidence: the margin that a search wants to reach, >= 0; traced. The witness is the closest violation, of whatever margin.
       name: for tables.
 
     Returns:
-      A `RadiusOracle` of side "upper", for sets ``l2``, ``linf``. `jr.attacks.within` makes it an attack on one set.
+      A `RadiusOracle` of side "upper", for sets ``l2``, ``linf``, ``l0``. `jr.attacks.within` makes it an attack on one set.
 
     Guarantee: an upper bound of the radius, attained at ``witness``.
 
@@ -194,10 +238,11 @@ def carlini_wagner(
       Carlini & Wagner, Towards evaluating the robustness of neural networks, IEEE S&P 2017.
     Deviations:
       Without a clip it works in the input's own coordinates. Early abort is judged for each example. On Linf the first limit is
-      the distance of the farthest corner (published: 1), and there is no smallest limit (published: 1/256).
+      the distance of the farthest corner (published: 1), and there is no smallest limit (published: 1/256). On L0 everything that
+      a success did not move is frozen at once.
     """
-    check_searches(steps, 1 if searches is None else searches, "carlini_wagner")
+    check_searches(1 if steps is None else steps, 1 if searches is None else searches, "carlini_wagner")
     choose = bind(_for_set, step, confidence, multiple, steps=steps, searches=searches)
-    most = searches or max(kind.searches for kind in _KINDS.values())
-    tag = steps if searches is None else f"{searches}x{steps}"
-    return minimize(choose, steps * most, until=bind(finished), name=f"{name}-{tag}")
+    most = max((steps or kind.steps) * (searches or kind.searches) for kind in _KINDS.values())
+    tag = "" if steps is None else f"-{steps}" if searches is None else f"-{searches}x{steps}"
+    return minimize(choose, most, until=bind(finished), name=f"{name}{tag}")

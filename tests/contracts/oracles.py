@@ -67,6 +67,10 @@ RADIUS = {
     "pdpgd": (jr.attacks.pdpgd(), {"linf": 1.02, "l2": 1.03, "l1": 1.02}),
     "carlini_wagner": (jr.attacks.carlini_wagner(steps=200, searches=8, step=0.02), {"l2": 1.03}),
     "carlini_wagner on linf": (jr.attacks.carlini_wagner(steps=50, step=0.02), {"linf": 1.12}),
+    "carlini_wagner on l0": (
+        jr.attacks.carlini_wagner(steps=30, searches=60, step=0.1, multiple=0.1),
+        {"l0": 1.0},
+    ),
     "ead": (jr.attacks.ead(steps=200, searches=8), {"l1": 1.11}),
     "alma": (jr.attacks.alma(), {"l2": 1.01, "l1": 1.04}),
     "lbfgs": (jr.attacks.lbfgs(steps=20), {"l2": 1.12}),
