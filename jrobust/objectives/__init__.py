@@ -2,6 +2,7 @@
 
 from jrobust._objective import Loss, Objective, Stochastic, anchored, largest, objective, stochastic
 from jrobust.objectives._classification import ce, classification, dlr, kl, logit_difference, margins, with_label
+from jrobust.objectives._defences import bpda, eot, straight_through
 from jrobust.objectives._losses import cross_entropy, worst_logits
 
 __all__ = [
@@ -9,16 +10,19 @@ __all__ = [
     "Objective",
     "Stochastic",
     "anchored",
+    "bpda",
     "ce",
     "classification",
     "cross_entropy",
     "dlr",
+    "eot",
     "kl",
     "largest",
     "logit_difference",
     "margins",
     "objective",
     "stochastic",
+    "straight_through",
     "with_label",
     "worst_logits",
 ]
