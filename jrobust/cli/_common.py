@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,13 @@ Number = Annotated[
 ]
 """A float on the command line that may be a fraction."""
 
-NORMS: dict[str, Callable[..., Any]] = {"linf": jr.sets.linf, "l2": jr.sets.l2, "l1": jr.sets.l1}
+NORMS: dict[str, Callable[..., Any]] = {
+    "linf": jr.sets.linf,
+    "l2": jr.sets.l2,
+    "l1": jr.sets.l1,
+    "l0": jr.sets.l0,
+    "l0-pixels": partial(jr.sets.l0, pixels=True),
+}
 
 
 _PARTS = ("minimize", "steepest", "within")

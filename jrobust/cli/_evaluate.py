@@ -24,7 +24,7 @@ def evaluate(
     y: str | None = None,
     oracle: tuple[str, ...] = ("clean", "pgd", "crown-ibp"),
     eps: tuple[_common.Number, ...] = (),
-    norm: Literal["linf", "l2", "l1"] = "linf",
+    norm: Literal["linf", "l2", "l1", "l0", "l0-pixels"] = "linf",
     n: int | None = None,
     split: Literal["test", "train"] = "test",
     data_dir: str | None = None,
@@ -49,7 +49,7 @@ def evaluate(
       oracle: clean; attacks: pgd, autoattack, apgd, fab, square, ... (every name of jr.attacks); proofs: ibp (fast, loose),
         crown-ibp, crown (tight, slow).
       eps: radii in input units, as many as you like (0.1, 8/255); by default the run's own.
-      norm: of the perturbation.
+      norm: of the perturbation; of l0 and l0-pixels, --eps is how many entries or pixels may change.
       n: only the first N examples.
       split: of the run's data set.
       data_dir: tensorflow_datasets directory of the run's data set; by default as in training, or $TFDS_DATA_DIR.
