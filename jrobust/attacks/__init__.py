@@ -14,14 +14,17 @@ from jrobust.attacks._fab import fab
 from jrobust.attacks._geoda import geoda
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
 from jrobust.attacks._hop_skip_jump import hop_skip_jump
+from jrobust.attacks._jsma import jsma
 from jrobust.attacks._lbfgs import lbfgs
 from jrobust.attacks._minimum import minimize, within
 from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
+from jrobust.attacks._one_pixel import one_pixel
 from jrobust.attacks._pdpgd import pdpgd
 from jrobust.attacks._rules import steepest
 from jrobust.attacks._sigma_zero import sigma_zero
 from jrobust.attacks._sign_opt import sign_opt
 from jrobust.attacks._simba import simba
+from jrobust.attacks._sparse_rs import sparse_rs
 from jrobust.attacks._square import square
 from jrobust.attacks._zoo import zoo
 
@@ -43,11 +46,13 @@ __all__ = [
     "frank_wolfe",
     "geoda",
     "hop_skip_jump",
+    "jsma",
     "lbfgs",
     "mim",
     "minimize",
     "nes",
     "ni_fgsm",
+    "one_pixel",
     "pdpgd",
     "pgd",
     "rfgsm",
@@ -55,6 +60,7 @@ __all__ = [
     "sigma_zero",
     "sign_opt",
     "simba",
+    "sparse_rs",
     "spsa",
     "square",
     "steepest",

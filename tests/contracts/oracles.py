@@ -1,5 +1,7 @@
 """The table that every oracle enters: name -> oracle. `EXACT_ON_LINEAR` find or prove the supremum of a linear model."""
 
+from typing import NamedTuple
+
 import optax
 
 import jrobust as jr
@@ -90,6 +92,24 @@ BLACK_BOX = {
     "hop_skip_jump": (jr.attacks.hop_skip_jump(queries=1000), {"l2": 1.1, "linf": 1.2}),
     "sign_opt": (jr.attacks.sign_opt(queries=1000, starts=10, samples=40), {"l2": 1.03}),
     "geoda": (jr.attacks.geoda(queries=1000), {"l2": 1.1, "linf": 1.1}),
+}
+
+class Few(NamedTuple):
+    """A budget attack on L0 sets: the share of images, turned by `enough` changes (`raising`: upwards), that it turns with `times` as many."""
+
+    oracle: jr.Oracle
+    pixels: tuple[bool, ...] = (True, False)
+    enough: int = 4
+    raising: bool = False
+    times: float = 1.25
+    figure: float = 1.0
+
+
+SPARSE = {
+    "few-pixel pgd": Few(jr.attacks.pgd(steps=20, rule=jr.attacks.steepest(relative=True), step=0.6), (True,)),
+    "sparse_rs": Few(jr.attacks.sparse_rs(queries=400), figure=0.8),
+    "one_pixel": Few(jr.attacks.one_pixel(population=60, steps=20), (True,), enough=1, times=1.0),
+    "jsma": Few(jr.attacks.jsma(steps=10), (False,), raising=True, times=1.5),
 }
 
 EXACT_BOUNDS = tuple(UPPER)
