@@ -145,8 +145,8 @@ def boundary(
 ) -> RadiusOracle:
     """Boundary attack: random steps on the sphere around the example, each followed by one towards it, kept while they are violations.
 
-    It starts from random noise that is a violation (uniform in the clip; without one Gaussian noise that grows), moved along the line
-    to the boundary.
+    It starts from random noise that is a violation (uniform in the clip, every other one of a random brightness; without a
+    clip Gaussian noise that grows), moved along the line to the boundary.
 
     Args:
       queries: forward passes at most, >= 1 (structure); eleven for ten steps.

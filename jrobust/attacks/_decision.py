@@ -42,11 +42,16 @@ def search(state: Any, far: Point) -> Any:
 
 
 def noise(key: Any, count: Array, s: Any) -> Point:
-    """A random point to start from: uniform in the clip, or without one Gaussian noise that grows from try to try."""
+    """A random point to start from: uniform in the clip, every other one raised to a random power, from dark to bright.
+
+    (Some classes are what a model makes of any uniform noise.) Without a clip: Gaussian noise that grows from try to try.
+    """
     _, lo, hi = s.params
     x = s.center
     if lo is not None and hi is not None:
-        return (lo + (hi - lo) * jax.random.uniform(key, x.shape, x.dtype)).astype(x.dtype)
+        k_noise, k_power = jax.random.split(key)
+        power = jnp.where(count % 2 == 1, 1.0, jnp.exp(2.0 * jax.random.normal(k_power, (), x.dtype)))
+        return (lo + (hi - lo) * jax.random.uniform(k_noise, x.shape, x.dtype) ** power).astype(x.dtype)
     size = jnp.minimum(_FIRST * _GROWTH ** count.astype(x.dtype), _WIDEST)
     return inside(s, x + size * jax.random.normal(key, x.shape, x.dtype))
 

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from jrobust._checks import check_transformation
-from jrobust._iterate import iterate
 from jrobust._objective import Objective, largest
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind
-from jrobust.attacks._queries import Phase, by_scores, check_queries, one_array
+from jrobust.attacks._queries import Phase, by_scores, check_queries, one_array, spending
 from jrobust.attacks._rules import steepest
-from jrobust.attacks._state import Surrogate, broken, keep, nothing
+from jrobust.attacks._state import Surrogate, keep, nothing
 from jrobust.typing import Array, Float, Point
 
 _LOOK, _PLUS, _MINUS = range(3)
@@ -144,7 +143,7 @@ def _for_set(
     )
     init = bind(_init, parts, rule=rule, by=name)
     algorithm = by_scores(init, phases, record=_only_iterates, surrogate=surrogate, own=True)
-    return iterate(algorithm, queries, until=broken, name=f"{name}-{queries}")
+    return spending(algorithm, queries, f"{name}-{queries}")
 
 
 def estimated(

@@ -126,7 +126,8 @@ def geoda(
 ) -> RadiusOracle:
     """GeoDA: estimate the boundary's normal from decisions, go along it from the example, search the boundary there, and again.
 
-    It starts from random noise that is a violation (uniform in the clip; without one Gaussian noise that grows).
+    It starts from random noise that is a violation (uniform in the clip, every other one of a random brightness; without a
+    clip Gaussian noise that grows).
 
     Args:
       queries: forward passes at most, >= 1 (structure).

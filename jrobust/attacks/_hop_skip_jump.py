@@ -130,7 +130,8 @@ def hop_skip_jump(
 ) -> RadiusOracle:
     """HopSkipJump: estimate the boundary's normal from decisions, step along it, search back to the boundary.
 
-    It starts from random noise that is a violation (uniform in the clip; without one Gaussian noise that grows).
+    It starts from random noise that is a violation (uniform in the clip, every other one of a random brightness; without a
+    clip Gaussian noise that grows).
 
     Args:
       queries: forward passes at most, >= 1 (structure).

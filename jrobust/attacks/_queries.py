@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jrobust._iterate import Algorithm, violated
-from jrobust._objective import Objective
+from jrobust._iterate import Algorithm, iterate, violated
+from jrobust._objective import Objective, is_anchored
+from jrobust._oracle import Oracle
 from jrobust._tree import bind
-from jrobust.attacks._state import Surrogate, kept
+from jrobust.attacks._state import Surrogate, broken, kept
 from jrobust.typing import Array, Float, Point
 
 
@@ -71,7 +72,8 @@ def by_scores(
       own: see there.
     """
     answer = _own_score if own else _score
-    return _asking(init, bind(_query, phases, record=record, answer=answer, surrogate=surrogate))
+    step = bind(_query, phases, record=record, answer=answer, surrogate=surrogate)
+    return _asking(init, step, anchored=is_anchored(surrogate))
 
 
 def by_decisions(init: Callable[..., Any], phases: tuple[Phase, ...], *, record: Any) -> Algorithm:
@@ -79,8 +81,13 @@ def by_decisions(init: Callable[..., Any], phases: tuple[Phase, ...], *, record:
     return _asking(init, bind(_query, phases, record=record, answer=_decision, surrogate=None))
 
 
-def _asking(init: Callable[..., Any], step: Callable[..., Any]) -> Algorithm:
-    return Algorithm(init, step, bind(kept), step_cost=(1, 0), best_cost=(0, 0))
+def _asking(init: Callable[..., Any], step: Callable[..., Any], *, anchored: bool = False) -> Algorithm:
+    return Algorithm(init, step, bind(kept), step_cost=(1, 0), best_cost=(0, 0), anchored=anchored)
+
+
+def spending(algorithm: Algorithm, queries: int, name: str) -> Oracle:
+    """The oracle that asks ``queries`` times, until it has a violation; an anchored surrogate takes the first of them."""
+    return iterate(algorithm, queries - algorithm.anchored, until=broken, name=name)
 
 
 def at_once(state: Any) -> Array:

@@ -210,7 +210,8 @@ def sign_opt(
 ) -> RadiusOracle:
     """Sign-OPT: descend the distance of the boundary over directions; its slope is a mean of directions, signed by one decision each.
 
-    The first direction is the best of random ones (towards points uniform in the clip; without one Gaussian noise that grows).
+    The first direction is the best of random ones (towards points uniform in the clip, every other one of a random brightness;
+    without a clip Gaussian noise that grows).
 
     Args:
       queries: forward passes at most, >= 1 (structure).

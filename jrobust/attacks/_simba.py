@@ -6,13 +6,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jrobust._iterate import improves, iterate
+from jrobust._iterate import improves
 from jrobust._objective import Objective
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind, where
-from jrobust.attacks._queries import Phase, by_scores, check_queries, cosines, one_array
+from jrobust.attacks._queries import Phase, by_scores, check_queries, cosines, one_array, spending
 from jrobust.attacks._square import _layout
-from jrobust.attacks._state import Surrogate, broken, keep, nothing
+from jrobust.attacks._state import Surrogate, keep, nothing
 from jrobust.typing import Array, Float, Int, Point
 
 _LOOK, _LESS, _MORE = range(3)
@@ -99,9 +99,7 @@ def _for_set(
     layout = {"basis": basis, "ratio": ratio, "channels": channels}
     phases = tuple(Phase(bind(_ask, step, sign=sign, **layout), bind(_learn, sign=sign)) for sign in (0, -1, 1))
     init = bind(_init, ratio=ratio, channels=channels, by="simba")
-    return iterate(
-        by_scores(init, phases, record=_keep, surrogate=surrogate, own=True), queries, until=broken, name=name
-    )
+    return spending(by_scores(init, phases, record=_keep, surrogate=surrogate, own=True), queries, name)
 
 
 def simba(

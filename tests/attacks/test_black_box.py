@@ -145,19 +145,56 @@ def test_within_a_set_without_a_clip_a_budget_is_a_budget(name, key):
         assert np.all(found.info["forwards"] < 1000) if breaks else np.all(found.info["forwards"][:-1] == 1000)
 
 
-def test_no_score_and_no_start_are_no_result(key):
-    never = jr.objectives.objective(lambda z: -1.0 - jnp.sum(z, keepdims=True))
-    found = jax.jit(lambda x: jr.attacks.geoda(queries=30).solve(key, never, jr.sets.l2(1.0, clip=(0, 1)), x))(
-        jnp.full(3, 0.5)
-    )
-    assert np.isposinf(found.value)
-    assert found.info["forwards"] == 30
+def test_what_noise_cannot_start_and_what_has_no_score(key):
+    @jax.jit
+    def darker_than(level):
+        f = jr.objectives.objective(lambda z: level - jnp.mean(z, keepdims=True))
+        return jr.attacks.geoda(queries=60).solve(key, f, jr.sets.l2(1.0, clip=(0, 1)), jnp.full(64, 0.6))
+
+    never, dark = darker_than(-1.0), darker_than(0.3)
+    assert np.isposinf(never.value)
+    assert never.info["forwards"] == 60
+    # uniform noise has a mean of a half: noise of another brightness is a start
+    np.testing.assert_allclose(dark.value, 0.3 * 8, rtol=0.2)
     # beside the set the model has no score: what such a query says is left out
     holes = jr.objectives.objective(lambda z: jnp.where(jnp.all(z <= 0.6), jnp.sum(z, keepdims=True) - 10.0, jnp.nan))
     attack = jr.attacks.nes(queries=100, samples=4, width=0.1)
     bound = jax.jit(lambda x: attack.solve(key, holes, jr.sets.linf(0.05)(x)))(jnp.full(3, 0.5))
     assert np.isfinite(bound.value)
     assert bound.value > -8.5
+
+
+@pytest.mark.sweep
+def test_priors_help_where_they_hold(key):
+    # smooth weights: tiles and low cosines hold most of them
+    w = jnp.outer(jnp.cos(jnp.pi * (jnp.arange(12) + 0.5) / 12), jnp.ones(12))[..., None]
+    x = jax.random.uniform(key, (12, 12, 1), minval=0.3, maxval=0.7)
+    f = jr.objectives.objective(lambda z: jnp.sum(w * (z - x), keepdims=True).ravel() - 2.0)
+    keys = jax.random.split(key, 16)
+
+    def mean(attack, what):
+        return np.mean(jax.jit(jax.vmap(lambda k: what(attack, k)))(keys))
+
+    s = jr.sets.l2(2.5 / float(jnp.linalg.norm(w)))(x)
+    queries = lambda attack, k: attack.solve(k, f, s).info["forwards"]  # noqa: E731
+    assert mean(jr.attacks.bandits(queries=2000, tiles=4), queries) < 0.7 * mean(
+        jr.attacks.bandits(queries=2000), queries
+    )
+    low, all_of_them = (jr.attacks.simba(queries=2000, basis="dct", ratio=ratio) for ratio in (0.25, 1.0))
+    assert mean(low, queries) < 0.7 * mean(all_of_them, queries)
+    radius = lambda attack, k: attack.solve(k, f, jr.sets.l2(0.0, clip=(0, 1)), x).value  # noqa: E731
+    assert mean(jr.attacks.geoda(queries=400, ratio=0.25), radius) < 0.9 * mean(jr.attacks.geoda(queries=400), radius)
+
+
+@pytest.mark.sweep
+def test_an_anchored_surrogate_takes_one_of_the_queries(key):
+    x = jnp.array([0.5, 0.2])
+    f = jr.objectives.classification(lambda z: jnp.array([1.0, -1.0]) * z.sum(), 0)
+    for attack in (
+        jr.attacks.nes(queries=20, samples=4, surrogate=jr.objectives.kl),
+        jr.attacks.simba(queries=20, surrogate=jr.objectives.kl),
+    ):
+        assert jax.jit(attack.solve)(key, f, jr.sets.linf(0.01)(x)).info["forwards"] == 20
 
 
 def test_a_budget_is_an_int_and_samples_come_in_pairs():
