@@ -73,6 +73,7 @@ def unit(g: Array) -> Array:
 def adam(mean: Array, square: Array, g: Array, count: Array) -> tuple[Array, Array, Array, Array]:
     """Adam's moments after gradient number ``count`` (from 1), then the direction it averages and the metric that it divides by."""
     mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
+    count = count.astype(g.dtype)
     return mean, square, mean / (1 - 0.9**count), jnp.sqrt(square / (1 - 0.999**count)) + 1e-8
 
 
