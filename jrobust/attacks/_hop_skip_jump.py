@@ -92,12 +92,12 @@ def _around(gamma: Any, key: Any, state: HopState, s: Any, *, kind: str) -> Poin
 
 def _learnt(gamma: Any, first: Any, key: Any, state: HopState, s: Any, z: Point, hit: Array, *, kind: str) -> HopState:
     del key
-    d = (z - state.near) / _delta(gamma, state, s, kind=kind)
+    d = ((z - state.near) / _delta(gamma, state, s, kind=kind)).astype(z.dtype)
     weighted, plain = state.weighted + jnp.where(hit, d, -d), state.plain + d
     hits, count = state.hits + hit, state.count + 1
     mean = 2 * hits / count - 1
     baseline = jnp.where(jnp.abs(mean) == 1, 0.0, mean)  # all on one side: nothing is subtracted
-    g = unit(weighted - baseline * plain)
+    g = unit(weighted - baseline.astype(plain.dtype) * plain)
     direction = jnp.sign(g) if kind == "linf" else g
     state = state._replace(weighted=weighted, plain=plain, hits=hits, count=count)
     length = s.distance(state.near) / jnp.sqrt(state.round)
