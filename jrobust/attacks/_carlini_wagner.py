@@ -184,6 +184,10 @@ def _step(
     return state._replace(z=z, mean=jnp.where(ends, 0.0, mean), square=jnp.where(ends, 0.0, square))
 
 
+def _total(kind: str, *, steps: int | None, searches: int | None) -> int:
+    return (steps or _KINDS[kind].steps) * (searches or _KINDS[kind].searches)
+
+
 def _for_set(
     step: Any, confidence: Any, multiple: Any, kind: str, classes: int, *, steps: int | None, searches: int | None
 ) -> Algorithm:
@@ -243,6 +247,5 @@ def carlini_wagner(
     """
     check_searches(1 if steps is None else steps, 1 if searches is None else searches, "carlini_wagner")
     choose = bind(_for_set, step, confidence, multiple, steps=steps, searches=searches)
-    most = max((steps or kind.steps) * (searches or kind.searches) for kind in _KINDS.values())
     tag = "" if steps is None else f"-{steps}" if searches is None else f"-{searches}x{steps}"
-    return minimize(choose, most, until=bind(finished), name=f"{name}{tag}")
+    return minimize(choose, bind(_total, steps=steps, searches=searches), until=bind(finished), name=f"{name}{tag}")

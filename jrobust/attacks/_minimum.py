@@ -91,8 +91,9 @@ def only_balls(kind: str, kinds: tuple[str, ...], by: str) -> None:
         raise ValueError(f"{by} works on sets of kind {', '.join(kinds)}; got {kind}")
 
 
-def _iteration(choose: Any, kind: str, classes: int, *, steps: int, until: Any) -> Iteration:
-    return Iteration(choose(kind, classes), steps, until)
+def _iteration(choose: Any, kind: str, classes: int, *, steps: Any, until: Any) -> Iteration:
+    algorithm = choose(kind, classes)
+    return Iteration(algorithm, steps if isinstance(steps, int) else steps(kind), until)
 
 
 def _radius(adapt: Any, key: Any, f: Objective, threat: Any, x: Point) -> Radius:
@@ -102,14 +103,16 @@ def _radius(adapt: Any, key: Any, f: Objective, threat: Any, x: Point) -> Radius
     return Radius(radius, bound.witness, bound.info | {"value": bound.value})
 
 
-def minimize(choose: Callable[[str, int], Algorithm], steps: int, *, until: Any = None, name: str) -> RadiusOracle:
+def minimize(
+    choose: Callable[[str, int], Algorithm], steps: int | Callable[[str], int], *, until: Any = None, name: str
+) -> RadiusOracle:
     """The `RadiusOracle` that runs a minimum-norm algorithm and reports its closest violation.
 
     Args:
       choose: ``(kind of set, number of classes) -> Algorithm``, made with `bind`; the algorithm's state has the fields ``radius``,
         ``value`` and ``witness`` (see `closer`), ``+inf``, ``-inf`` and the example while nothing was found. It does not look at
         the set's eps.
-      steps: how many steps, >= 1 (structure).
+      steps: how many steps, >= 1 (structure), or ``kind of set ->`` how many, made with `bind`.
       until: ``state -> bool``, made with `bind`, early stop of an example.
       name: for tables.
 
@@ -117,7 +120,7 @@ def minimize(choose: Callable[[str, int], Algorithm], steps: int, *, until: Any 
       A `RadiusOracle` of side "upper": ``value`` is the distance of ``witness`` (0 and the example itself where that is a
       violation already, ``+inf`` and the example where nothing was found); ``info`` has the violation there and the passes.
     """
-    if not (isinstance(steps, int) and steps >= 1):
+    if not callable(steps) and not (isinstance(steps, int) and steps >= 1):
         raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
     adapt = bind(_iteration, choose, steps=steps, until=until)
     return RadiusOracle("upper", bind(_radius, adapt), name=name, adapt=adapt)
@@ -155,8 +158,9 @@ def _search_spent(inner: Algorithm, search: Search) -> tuple[Any, Any]:
     return inner.spent(search.state)
 
 
-def _reached(search: Search) -> Array:
-    return search.reached
+def _reached(until: Any, search: Search) -> Array:
+    """A violation lies in the set, or the attack itself stops."""
+    return search.reached if until is None else search.reached | until(search.state)
 
 
 def _within(adapt: Any, kind: str, classes: int, *, name: str) -> Oracle:
@@ -174,7 +178,7 @@ def _within(adapt: Any, kind: str, classes: int, *, name: str) -> Oracle:
         (forwards + 1, backwards),
         None if inner.spent is None else bind(_search_spent, inner),
     )
-    return iterate(algorithm, steps, until=_reached, name=name)
+    return iterate(algorithm, steps, until=bind(_reached, iteration.until), name=name)
 
 
 def within(oracle: RadiusOracle) -> Oracle:
@@ -184,7 +188,8 @@ def within(oracle: RadiusOracle) -> Oracle:
       oracle: a minimum-norm attack of `jr.attacks`.
 
     Returns:
-      An `Oracle` of side "lower"; each example stops at its first violation in the set, and a driver can compact between steps.
+      An `Oracle` of side "lower"; each example stops at its first violation in the set, or where the attack itself stops, and a
+      driver can compact between steps.
 
     Guarantee: a lower bound, attained at ``witness``, which lies in the set. Where none was found: the closest violation,
       projected onto the set.
