@@ -35,6 +35,22 @@ def test_two_linear_classes_are_solved(name, key):
         assert float(problem.exact[0] - found) <= 0.15 * float(rise), threat.name
 
 
+def test_pgd_on_a_product_climbs_in_every_part(key):
+    threat = jr.sets.product(jr.sets.l0(2, clip=(0, 1)), jr.sets.linf(0.3))
+    w = jax.random.normal(key, (2, 6))
+
+    @jax.jit
+    def solve(x):
+        s = threat((x, x))
+        f = jr.objectives.objective(lambda z: jnp.vdot(w[0], z[0]) + jnp.vdot(w[1], z[1]) - 9.0)
+        found = jr.attacks.pgd(steps=40).solve(key, f, s)
+        return found.value, s.contains(found.witness), s.support((w[0], w[1])) - 9.0
+
+    value, inside, exact = solve(jnp.full(6, 0.5))
+    assert bool(inside)
+    np.testing.assert_allclose(value, exact, atol=1e-3)
+
+
 @pytest.mark.parametrize("oracle", [jr.attacks.di_fgsm(), jr.attacks.ti_fgsm(kernel=3)], ids=["di", "ti"])
 def test_image_members_keep_their_side(oracle, key):
     problem = linear_problem(jr.sets.linf(0.1, clip=(0, 1)), key=key, shape=IMAGE, classes=3)

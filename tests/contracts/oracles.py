@@ -95,7 +95,7 @@ BLACK_BOX = {
 }
 
 class Few(NamedTuple):
-    """A budget attack on L0 sets: the share of images, turned by `enough` changes (`raising`: upwards), that it turns with `times` as many."""
+    """A budget attack on L0 sets: of images that `enough` changes turn (`raising`: upwards), the share it turns with `times` as many."""
 
     oracle: jr.Oracle
     pixels: tuple[bool, ...] = (True, False)
@@ -106,7 +106,7 @@ class Few(NamedTuple):
 
 
 SPARSE = {
-    "few-pixel pgd": Few(jr.attacks.pgd(steps=20, rule=jr.attacks.steepest(relative=True), step=0.6), (True,)),
+    "few-pixel pgd": Few(jr.attacks.pgd(steps=20), (True,)),
     "sparse_rs": Few(jr.attacks.sparse_rs(queries=400), figure=0.8),
     "one_pixel": Few(jr.attacks.one_pixel(population=60, steps=20), (True,), enough=1, times=1.0),
     "jsma": Few(jr.attacks.jsma(steps=10), (False,), raising=True, times=1.5),
