@@ -33,5 +33,5 @@ def test_pair_is_in_step(source):
     assert not any(o.output_type == "error" for c in code for o in c.outputs)
 
 
-def test_there_is_a_notebook():
-    assert [p.stem for p in SOURCES][:1] == ["01_worst_case"]
+def test_the_notebooks_are_there():
+    assert [p.stem for p in SOURCES][:2] == ["01_worst_case", "02_attacks"]
