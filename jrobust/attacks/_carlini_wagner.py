@@ -131,7 +131,7 @@ _KINDS = {
     "l2": Kind(_squares, _bisect, 10_000, 9, 1e-3),
     "linf": Kind(_excess, _tighten, 1000, 80, 1e-5),
     "l0": _ENTRIES,
-    "l0 pixels": _ENTRIES,
+    "l0-pixels": _ENTRIES,
 }
 
 

@@ -13,7 +13,7 @@ from jrobust._tree import bind, where
 from jrobust.typing import Array, Float, Point
 
 BALLS = ("l1", "l2", "linf")
-COUNTS = ("l0", "l0 pixels")
+COUNTS = ("l0", "l0-pixels")
 
 
 def unfound(s: Any) -> dict[str, Any]:

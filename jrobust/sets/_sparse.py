@@ -50,7 +50,7 @@ def budget(s: Set) -> Array:
     return jnp.floor(s.params[0] * (1 + 1e-6)).astype(jnp.int32)
 
 
-PIXELS = "l0 pixels"
+PIXELS = "l0-pixels"
 
 
 def _best(s: Set, gains: Array) -> Array:

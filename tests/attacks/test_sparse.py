@@ -59,7 +59,7 @@ def test_little_more_than_the_optimum_is_enough(name, pixels):
     others = solve(row.oracle, threat, *(jnp.concatenate([a[:2], a[:1], a[:1], a[:2]]) for a in (w, b, x)))[0]
     np.testing.assert_array_equal(others.witness[:2], found.witness[:2])
     if row.oracle.adapt:  # those that stop say what they spent
-        iteration = row.oracle.adapt("l0 pixels" if pixels else "l0", 2).stages[0]
+        iteration = row.oracle.adapt("l0-pixels" if pixels else "l0", 2).stages[0]
         forwards, backwards = iteration.algorithm.step_cost
         steps = (found.info["forwards"] - iteration.algorithm.best_cost[0]) // forwards
         np.testing.assert_array_equal(found.info["forwards"], forwards * steps + iteration.algorithm.best_cost[0])
@@ -137,10 +137,10 @@ def test_three_parents_differ(key):
         (lambda: jr.attacks.one_pixel(population=2), "population"),
         (lambda: jr.attacks.jsma(steps=0), "steps"),
         (lambda: jr.attacks.jsma(theta=0), "theta"),
-        (lambda: on_a_ball(jr.attacks.sparse_rs()), "sets of kind l0, l0 pixels; got l2"),
-        (lambda: on_a_ball(jr.attacks.one_pixel()), "sets of kind l0, l0 pixels; got l2"),
+        (lambda: on_a_ball(jr.attacks.sparse_rs()), "sets of kind l0, l0-pixels; got l2"),
+        (lambda: on_a_ball(jr.attacks.one_pixel()), "sets of kind l0, l0-pixels; got l2"),
         (lambda: on_a_ball(jr.attacks.jsma()), "sets of kind l0; got l2"),
-        (lambda: on_a_ball(jr.attacks.sigma_zero(), jr.sets.l0(1, clip=(0, 1), pixels=True)), "got l0 pixels"),
+        (lambda: on_a_ball(jr.attacks.sigma_zero(), jr.sets.l0(1, clip=(0, 1), pixels=True)), "got l0-pixels"),
         (lambda: on_a_ball(jr.attacks.frank_wolfe(), jr.sets.l0(1, clip=(0, 1))), "convex"),
     ],
 )
