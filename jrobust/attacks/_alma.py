@@ -11,7 +11,6 @@ from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
 from jrobust.attacks._minimum import closer, closest, dual_norm, minimize, only_balls, unfound, unit
 from jrobust.attacks._state import Surrogate, climb
-from jrobust.objectives import dlr
 from jrobust.typing import Array, Float, Point
 
 _FIRST = {"l1": 0.5, "l2": 0.1}
@@ -36,10 +35,15 @@ class LagrangeState(NamedTuple):
 
 
 def ratio(f: Objective, outputs: Any) -> Float[Array, ""]:
-    """The difference-of-logits ratio; the largest violation where it is not defined."""
+    """The violation over the spread of the logits: the difference-of-logits ratio, positive exactly at a violation, targeted or not.
+
+    The violation itself for objectives that are no classification of at least four classes.
+    """
+    violation = largest(f, outputs)
     if f.label is None or jnp.ndim(outputs) != 1 or outputs.shape[0] < 4:
-        return largest(f, outputs)
-    return dlr(f, outputs)
+        return violation
+    top = jax.lax.top_k(outputs, 4)[0]
+    return violation / (top[0] - (top[2] if f.target is None else 0.5 * (top[2] + top[3])) + 1e-8)
 
 
 def slope(y: Array, penalty: Array, multiplier: Array) -> Float[Array, ""]:

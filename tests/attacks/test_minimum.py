@@ -160,6 +160,22 @@ def test_lbfgs_counts_its_passes(key):
     assert {name: int(found.info[name]) for name in seen} == seen
 
 
+def test_alma_enters_a_target_among_many_classes(key):
+    w, x = jax.random.normal(key, (8, 6)), jax.random.uniform(key, (4, 8))
+
+    @jax.jit
+    @jax.vmap
+    def one(x):
+        fourth = jnp.argsort(-(x @ w))[3]
+        f = jr.objectives.classification(lambda z: z @ w, jnp.argmax(x @ w), target=fourth)
+        r = jr.attacks.alma(steps=200).solve(key, f, jr.sets.l2(0.0), x)
+        return r.value, jnp.argmax(r.witness @ w) == fourth
+
+    radius, entered = one(x)
+    assert np.all(np.isfinite(radius))
+    assert np.all(entered)
+
+
 def test_ead_keeps_what_its_rule_prefers():
     w, x, y = problem((5, 4), 3)
     threat = jr.sets.l1(0.3, clip=(0.0, 1.0))
