@@ -45,6 +45,16 @@ def solve(oracle, threat, w, b, x):
     return jax.vmap(one)(jnp.arange(len(x)), w, b, x)
 
 
+@jax.jit
+def solve_radius(oracle, threat, w, b, x):
+    def one(w, b, x):
+        f = jr.objectives.classification(bind(logits, w, b), 0)
+        found = oracle.solve(jax.random.key(7), f, threat, x)
+        return found, f.value(f.outputs(found.witness))
+
+    return jax.vmap(one)(w, b, x)
+
+
 @pytest.mark.parametrize(("name", "pixels"), [(name, pixels) for name, row in SPARSE.items() for pixels in row.pixels])
 def test_little_more_than_the_optimum_is_enough(name, pixels):
     row = SPARSE[name]
@@ -65,6 +75,14 @@ def test_little_more_than_the_optimum_is_enough(name, pixels):
         np.testing.assert_array_equal(found.info["forwards"], forwards * steps + iteration.algorithm.best_cost[0])
         np.testing.assert_array_equal(found.info["backwards"], backwards * steps)
         assert np.all((steps >= 1) & (steps <= iteration.steps))
+
+
+def test_fmn_counts_pixels():
+    w, b, x = problem(4, True, raising=False)
+    found, value = solve_radius(jr.attacks.fmn(steps=30), jr.sets.l0(0.0, clip=(0.0, 1.0), pixels=True), w, b, x)
+    assert np.all(value >= 0)
+    assert np.all((found.value >= 4) & (found.value <= 5))
+    np.testing.assert_array_equal(found.value, jnp.sum(jnp.any(found.witness != x, axis=-1), axis=(1, 2)))
 
 
 @pytest.mark.parametrize("name", ["sparse_rs", "one_pixel"])
