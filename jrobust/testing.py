@@ -203,13 +203,19 @@ def check_domain(
     """
     from jrobust.bounds import output_bounds  # the wing is above this file only when it is used
 
-    lo, hi = output_bounds(fn, s, method=method)
+    @jax.jit
+    def seen(s: Set, key: Any) -> tuple[Any, dict[str, Any]]:
+        k_s, k_v = jax.random.split(key)
+        points = {
+            "sample": jax.vmap(s.sample)(jax.random.split(k_s, samples)),
+            "vertex": jax.vmap(lambda k: s.argsup(_like(k, s.center)))(jax.random.split(k_v, samples)),
+            "centre": jax.tree.map(lambda a: a[None], s.center),
+        }
+        return output_bounds(fn, s, method=method), {kind: jax.vmap(fn)(zs) for kind, zs in points.items()}
+
+    (lo, hi), outputs = seen(s, key)
     assert not bool(jnp.any(jnp.isnan(lo) | jnp.isnan(hi))), f"{method.name}: NaN bounds"
-    k_s, k_v = jax.random.split(key)
-    points = jax.vmap(s.sample)(jax.random.split(k_s, samples))
-    vertices = jax.vmap(lambda k: s.argsup(_like(k, s.center)))(jax.random.split(k_v, samples))
-    for kind, zs in (("sample", points), ("vertex", vertices), ("centre", jax.tree.map(lambda a: a[None], s.center))):
-        out = jax.vmap(fn)(zs)
+    for kind, out in outputs.items():
         slack = tol * (1.0 + jnp.max(jnp.abs(out), axis=0))
         over = jnp.maximum(jnp.max(out, axis=0) - hi, lo - jnp.min(out, axis=0)) - slack
         assert float(jnp.max(over, initial=-1.0)) <= 0, (

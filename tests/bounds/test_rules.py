@@ -125,7 +125,8 @@ def test_float64_bounds_lie_within_float32_rounding(method):
     def bounds(dtype):
         w = jnp.asarray(W, dtype)
         s = jr.sets.linf(0.1)(jnp.linspace(-1, 1, 6, dtype=dtype))
-        return jr.bounds.output_bounds(lambda z: jax.nn.relu(jax.nn.relu(z @ w) @ w.T), s, method=method)
+        net = lambda z: jax.nn.relu(jax.nn.relu(z @ w) @ w.T)  # noqa: E731
+        return jax.jit(lambda s: jr.bounds.output_bounds(net, s, method=method))(s)
 
     with jax.enable_x64(True):
         double = bounds(jnp.float64)

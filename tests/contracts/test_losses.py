@@ -48,12 +48,13 @@ def test_shape_side_jit_and_gradient(name, key):
     clean = LOSS(_W, None, _X, _Y)[0]
     out = jax.jit(values)(_W)
     assert out.shape == (5,)
-    np.testing.assert_allclose(out, values(_W), rtol=1e-4)
+    if name == "pgd":  # op by op: slow to compile, so once
+        np.testing.assert_allclose(out, values(_W), rtol=1e-4)
     assert bool(jnp.all(out >= clean - 1e-5))
     assert bool(jnp.all(out <= _exact(_W) + 1e-4))
     if side == "upper":
         np.testing.assert_allclose(out, _exact(_W), rtol=1e-4)
-    gradient = jax.grad(lambda w: values(w).sum())(_W)
+    gradient = jax.jit(jax.grad(lambda w: values(w).sum()))(_W)
     assert bool(jnp.all(jnp.isfinite(gradient)))
     assert float(jnp.abs(gradient).max()) > 1e-3
     if side == "upper":
@@ -81,7 +82,8 @@ def test_batch_and_per_example_crafting_agree_without_batch_statistics(key):
 
 def test_eps_may_be_one_an_example(key):
     eps = jnp.array([0.0, 0.1, 0.2, 0.0, 0.3])
-    robust = jr.worst_case(LOSS, jr.sets.linf(eps), jr.bounds.ibp())(_W, None, _X, _Y, key=key, train=False)[0]
+    loss = jr.worst_case(LOSS, jr.sets.linf(eps), jr.bounds.ibp())
+    robust = jax.jit(lambda w: loss(w, None, _X, _Y, key=key, train=False)[0])(_W)
     clean = LOSS(_W, None, _X, _Y)[0]
     np.testing.assert_allclose(robust[eps == 0], clean[eps == 0], rtol=1e-5)
     assert bool(jnp.all(robust[eps > 0] > clean[eps > 0]))

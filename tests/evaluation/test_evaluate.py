@@ -38,7 +38,7 @@ def plain(model, x, y, threat, oracle, key):
         f = jr.objectives.classification(lambda z: model(z[None])[0], y)
         return oracle.solve(jax.random.fold_in(key, i), f, threat(x))
 
-    return jax.vmap(one)(jnp.arange(len(x)), jnp.asarray(x), jnp.asarray(y))
+    return jax.jit(jax.vmap(one))(jnp.arange(len(x)), jnp.asarray(x), jnp.asarray(y))
 
 
 def wide(seed=1, n=53):
