@@ -27,6 +27,7 @@ class LagrangeState(NamedTuple):
     multiplier: Float[Array, ""]
     penalty: Float[Array, ""]
     checked: Float[Array, ""]
+    scale: Float[Array, ""]
     radius: Float[Array, ""]
     value: Float[Array, ""]
     witness: Point
@@ -34,13 +35,17 @@ class LagrangeState(NamedTuple):
     count: Array
 
 
+def _has_ratio(f: Objective, outputs: Any) -> bool:
+    return f.label is not None and outputs.ndim == 1 and outputs.shape[0] >= 4
+
+
 def ratio(f: Objective, outputs: Any) -> Float[Array, ""]:
     """The violation over the spread of the logits: the difference-of-logits ratio, positive exactly at a violation, targeted or not.
 
-    The violation itself for objectives that are no classification of at least four classes.
+    The violation itself for objectives that are no classification of at least four classes; the step scales it.
     """
     violation = largest(f, outputs)
-    if f.label is None or jnp.ndim(outputs) != 1 or outputs.shape[0] < 4:
+    if not _has_ratio(f, outputs):
         return violation
     top = jax.lax.top_k(outputs, 4)[0]
     return violation / (top[0] - (top[2] if f.target is None else 0.5 * (top[2] + top[3])) + 1e-8)
@@ -66,6 +71,7 @@ def _init(key: Any, f: Objective, s: Any, *, steps: int) -> LagrangeState:
         multiplier=one,
         penalty=one,
         checked=one,
+        scale=one,
         found=jnp.asarray(steps + 1, jnp.int32),
         count=jnp.asarray(0, jnp.int32),
         **unfound(s),
@@ -87,6 +93,10 @@ def _step(
     i, start = state.count, state.count == 0
     value, height, gradient = climb(f, surrogate or ratio, state.z)
     state = closer(state, state.z, value, s)
+    # a violation that is not a ratio is one of the violation at the example
+    raw = surrogate is None and not _has_ratio(f, jax.eval_shape(f.outputs, s.center))
+    scale = jnp.where(start, jnp.maximum(jnp.abs(height), 1e-6), state.scale) if raw else state.scale
+    height, gradient = height / scale, gradient / scale
     y = (_TOLERANCE - height).astype(state.multiplier.dtype)  # the constraint: y < 0
     # the penalty grows while nothing is found and the constraint does not come closer
     check = (i + 1) % 10 == 0
@@ -112,6 +122,7 @@ def _step(
         multiplier=multiplier,
         penalty=penalty,
         checked=jnp.where(start | check, y, state.checked),
+        scale=scale.astype(state.scale.dtype),
         found=found,
         count=i + 1,
     )
@@ -138,7 +149,8 @@ def alma(
       first: norm of the first step (before RMSProp's own scale), in the units of the input; traced. None takes the authors' 0.5 on
         L1, 0.1 on L2.
       memory: of the multiplier's average, of RMSProp and of its momentum, in [0, 1); traced. The authors take 0.5 for 100 steps.
-      surrogate: what must become positive; None takes the ratio, or the margin with fewer than 4 classes or without a label.
+      surrogate: what must become positive; None takes the ratio; with fewer than 4 classes or without a label
+        the violation over that at the example.
       name: for tables.
 
     Returns:

@@ -74,7 +74,7 @@ RADIUS = {
         {"l0": 1.0},
     ),
     "ead": (jr.attacks.ead(steps=200, searches=8), {"l1": 1.11}),
-    "alma": (jr.attacks.alma(), {"l2": 1.01, "l1": 1.04}),
+    "alma": (jr.attacks.alma(steps=400), {"l2": 1.01, "l1": 1.01}),
     "lbfgs": (jr.attacks.lbfgs(steps=20), {"l2": 1.12}),
     "bim by bisection": (jr.critical_radius(jr.attacks.bim(), upper=2.0, steps=10), {"linf": 1.05}),
 }
@@ -93,6 +93,7 @@ BLACK_BOX = {
     "sign_opt": (jr.attacks.sign_opt(queries=1000, starts=10, samples=40), {"l2": 1.03}),
     "geoda": (jr.attacks.geoda(queries=1000), {"l2": 1.1, "linf": 1.1}),
 }
+
 
 class Few(NamedTuple):
     """A budget attack on L0 sets: of images that `enough` changes turn (`raising`: upwards), the share it turns with `times` as many."""
