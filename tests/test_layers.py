@@ -85,3 +85,13 @@ def test_import_has_no_side_effects_and_stays_lean():
 def test_modules_stay_small():
     sizes = {path: len(path.read_text().splitlines()) for path in MODULES}
     assert max(sizes.values()) <= 400, max(sizes, key=lambda path: sizes[path])
+
+
+def test_every_attack_has_a_row_in_the_docs():
+    import jrobust as jr
+
+    page = (ROOT.parent / "docs" / "attacks.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    helpers = {"minimize", "steepest", "within"}
+    missing = [n for n in jr.attacks.__all__ if n not in helpers and not any(f"{n}(" in row for row in rows)]
+    assert not missing, f"docs/attacks.md has no row for {missing}"
