@@ -160,6 +160,17 @@ def test_lbfgs_counts_its_passes(key):
     assert {name: int(found.info[name]) for name in seen} == seen
 
 
+@pytest.mark.parametrize("name", ["pdpgd", "alma"])
+def test_entries_of_very_different_weight(name):
+    rng = np.random.default_rng(0)
+    w, x, y = problem((100,), 4)
+    w = w * jnp.asarray(np.exp(1.5 * rng.normal(size=100)), jnp.float32)
+    y = jnp.argmax(x @ w.T, axis=1)
+    best = np.array([optimum("l2", w, x[i], int(y[i]), True) for i in range(4)])
+    r, _, _ = solve(getattr(jr.attacks, name)(steps=400), jr.sets.l2(0.3, clip=(0.0, 1.0)), w, x, y)
+    assert np.max(r.value / best) <= 1.01
+
+
 def test_alma_enters_a_target_among_many_classes(key):
     w, x = jax.random.normal(key, (8, 6)), jax.random.uniform(key, (4, 8))
 

@@ -66,7 +66,7 @@ RADIUS = {
     "fmn": (jr.attacks.fmn(steps=30), {"linf": 1.01, "l2": 1.01, "l1": 1.02, "l0": 1.5}),
     "sigma_zero": (jr.attacks.sigma_zero(steps=60), {"l0": 1.0}),
     "ddn": (jr.attacks.ddn(), {"l2": 1.01}),
-    "pdpgd": (jr.attacks.pdpgd(), {"linf": 1.02, "l2": 1.03, "l1": 1.02}),
+    "pdpgd": (jr.attacks.pdpgd(), {"linf": 1.02, "l2": 1.01, "l1": 1.02}),
     "carlini_wagner": (jr.attacks.carlini_wagner(steps=200, searches=8, step=0.02), {"l2": 1.03}),
     "carlini_wagner on linf": (jr.attacks.carlini_wagner(steps=50, step=0.02), {"linf": 1.12}),
     "carlini_wagner on l0": (
