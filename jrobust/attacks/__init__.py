@@ -26,6 +26,7 @@ from jrobust.attacks._sign_opt import sign_opt
 from jrobust.attacks._simba import simba
 from jrobust.attacks._sparse_rs import sparse_rs
 from jrobust.attacks._square import square
+from jrobust.attacks._transfer import transfer
 from jrobust.attacks._zoo import zoo
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "square",
     "steepest",
     "ti_fgsm",
+    "transfer",
     "vmi_fgsm",
     "within",
     "zoo",

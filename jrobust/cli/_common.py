@@ -7,8 +7,8 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +55,7 @@ NORMS: dict[str, Callable[..., Any]] = {
 }
 
 
-_PARTS = ("minimize", "steepest", "within")
+_PARTS = ("minimize", "steepest", "transfer", "within")
 """Names of `jr.attacks` that make attacks and are none."""
 
 

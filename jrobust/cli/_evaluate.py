@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ def evaluate(
     steps: int = 20,
     restarts: int = 5,
     nested: bool = False,
+    surrogate: tuple[str, ...] = (),
     batch_size: int = 256,
     seed: int = 0,
     out: str | None = None,
@@ -56,6 +57,7 @@ def evaluate(
       steps: of pgd.
       restarts: of pgd, each from a random start.
       nested: the largest radius first; what an attack did not break there it is not asked about again at smaller ones (much faster).
+      surrogate: pkg.module:function, models that the attacks are crafted on instead (transfer); of several the mean of the logits.
       batch_size: examples at once.
       seed: of the attacks.
       out: directory for the results; by default one inside the run (none with --model).
@@ -63,6 +65,9 @@ def evaluate(
     """
     config: dict[str, Any] = {"command": "evaluate", **locals()}
     oracles = _common.oracles(oracle, steps=steps, restarts=restarts)
+    if surrogate:
+        models = [_common.load_model(name) for name in surrogate]
+        oracles = {name: _transferred(name, o, models) for name, o in oracles.items()}
     net, xs, ys, trained = _subject(run, model, x, y, split, n, data_dir)
     radii = tuple(sorted(set(eps))) or ((float(trained["eps"]),) if "eps" in trained else ())
     if not radii:
@@ -91,6 +96,12 @@ def evaluate(
         section.save(folder)
         print(f"saved in {folder}; next: jrobust report {folder}")
     return section
+
+
+def _transferred(name: str, oracle: Any, models: Sequence[Any]) -> Any:
+    if isinstance(oracle, jr.RadiusOracle):
+        raise ValueError(f"--surrogate: {name} bounds a radius; only attacks on one set can be carried over")
+    return jr.attacks.transfer(oracle, *models) if oracle.side == "lower" else oracle
 
 
 def _subject(
