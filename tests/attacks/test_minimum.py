@@ -93,7 +93,11 @@ def test_the_closest_violation_is_found(name, kind, shapes):
             assert np.all((r.witness >= 0) & (r.witness <= 1))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.sweep) if n in SLOW else n for n in RADIUS])
+# the same code on another kind of set or by another loop
+ALIKE = {"fab-t", "carlini_wagner on linf", "carlini_wagner on l0", "bim by bisection"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.sweep) if n in SLOW | ALIKE else n for n in RADIUS])
 def test_neither_batch_nor_eps_matter_and_keys_reproduce(name):
     oracle, figures = RADIUS[name]
     threat = THREATS[next(iter(figures))]

@@ -44,6 +44,21 @@ LOWER = {
     "shrink of an attack": jr.shrink(jr.attacks.pgd(steps=10), 0.5),
 }
 
+# the same code with other numbers, rules or surrogates: in the sweep
+ALIKE = {
+    "fgsm on the margin",
+    "pgd from the centre",
+    "pgd on dlr",
+    "pgd, momentum",
+    "pgd, schedule",
+    "bim",
+    "ni_fgsm",
+    "apgd towards a class",
+    "cascade of attacks",
+    "fmn within",
+}
+assert LOWER.keys() >= ALIKE
+
 UPPER = {
     "ibp": jr.bounds.ibp(),
     "crown": jr.bounds.crown(),

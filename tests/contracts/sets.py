@@ -39,6 +39,10 @@ ALIKE = {
     "l3 eps=2.0 clip=(0.0, 1.0)",
     "l4 at the edge",
     "l2, one clip an entry",
+    "l3 eps=0",
+    "l2 at the edge",
+    "l1 at the edge",
+    "l0 at the edge",
     "l0 eps=0",
     "l0 in a product",
 }

@@ -53,8 +53,8 @@ def wide(seed=1, n=53):
     "oracle",
     [
         jr.attacks.fgsm(),
-        jr.attacks.pgd(steps=8),
-        EARLY,
+        pytest.param(jr.attacks.pgd(steps=8), marks=pytest.mark.sweep),
+        pytest.param(EARLY, marks=pytest.mark.sweep),
         jr.restarts(jr.attacks.pgd(steps=4), 3),
         jr.cascade(jr.attacks.fgsm(), EARLY, jr.restarts(jr.attacks.pgd(steps=4), 2)),
         jr.cascade(jr.cascade(jr.attacks.fgsm(), jr.attacks.pgd(steps=2)), EARLY),

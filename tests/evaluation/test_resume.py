@@ -16,7 +16,7 @@ import pytest
 
 import jrobust as jr
 from jrobust import _records, evaluation
-from jrobust.evaluation import _evaluate, evaluate
+from jrobust.evaluation import _stream, evaluate
 from tests.evaluation.common import data, labels, liar, linear, linear_bound, linear_radius
 
 ORACLES = {"pgd": jr.attacks.pgd(steps=4, step=0.05), "bound": linear_bound(), "radius": linear_radius("lower")}
@@ -41,7 +41,7 @@ def same(a, b):
 
 def interrupted(monkeypatch, after, error):
     """Stop the driver with ``error`` in its batch number ``after``."""
-    batch, count = _evaluate._batch, []
+    batch, count = _stream._batch, []
 
     def stop(*args):
         if len(count) == after:
@@ -49,7 +49,7 @@ def interrupted(monkeypatch, after, error):
         count.append(1)
         batch(*args)
 
-    monkeypatch.setattr(_evaluate, "_batch", stop)
+    monkeypatch.setattr(_stream, "_batch", stop)
     return count
 
 
@@ -184,12 +184,12 @@ def test_kill_9(tmp_path):
         import time
         import tests.conftest  # the type checker wraps functions: here as there
         from tests.evaluation.test_resume import call, _evaluate
-        batch = _evaluate._batch
+        batch = _stream._batch
         def slow(*args):
             batch(*args)
             print("batch", flush=True)
             time.sleep(0.3)
-        _evaluate._batch = slow
+        _stream._batch = slow
         call({str(tmp_path)!r})
         """
     )
