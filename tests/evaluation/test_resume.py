@@ -183,7 +183,7 @@ def test_kill_9(tmp_path):
         f"""
         import time
         import tests.conftest  # the type checker wraps functions: here as there
-        from tests.evaluation.test_resume import call, _evaluate
+        from tests.evaluation.test_resume import call, _stream
         batch = _stream._batch
         def slow(*args):
             batch(*args)
