@@ -17,6 +17,12 @@ def check_key(key: Any) -> None:
         )
 
 
+def check_count(count: Any, name: str, by: str, *, least: int = 1) -> None:
+    """How many of something: an int, not too small."""
+    if not (isinstance(count, int) and count >= least):
+        raise ValueError(f"{by}: {name} must be an int >= {least}, got {count!r}")
+
+
 def check_floating(x: Any, name: str = "x") -> None:
     """An array or a tuple of arrays, of floats: an integer would round every radius around it."""
     if isinstance(x, dict):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust import _loops
+from jrobust._checks import check_count
 from jrobust._iterate import Iteration, improves, violated
 from jrobust._oracle import Bound, Oracle, joint_confidence, require
 from jrobust._tree import bind, stop_gradient, where
@@ -41,8 +42,7 @@ def restarts(oracle: Oracle, n: int) -> Oracle:
     'lower'
     """
     require(("lower",), oracle, by="restarts")
-    if not (isinstance(n, int) and n >= 1):
-        raise ValueError(f"restarts: n must be an int >= 1, got {n!r}")
+    check_count(n, "n", "restarts")
     if oracle.host:
         raise TypeError(f"restarts vmaps its oracle; {oracle.name} runs on the host")
     return Oracle("lower", bind(_restarts, oracle, n=n), oracle.confidence, name=f"{oracle.name} x{n}")

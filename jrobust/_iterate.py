@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust import _loops
+from jrobust._checks import check_count
 from jrobust._oracle import Bound, Oracle
 from jrobust._tree import as_pytree, bind, stop_gradient
 from jrobust.typing import Array, Float, Int, Point
@@ -159,8 +160,7 @@ def iterate(
       An `Oracle` of side "lower" whose ``stages`` hold the `Iteration`, so that a driver can compact between chunks of steps.
       ``info["forwards"]`` and ``info["backwards"]`` count passes for one example.
     """
-    if not (isinstance(steps, int) and steps >= 1):
-        raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
+    check_count(steps, "steps", name)
     if until is not None and trace is not None:
         raise ValueError(f"{name}: a trace needs every step; use it without early stop")
     until, trace = (None if fn is None else as_pytree(fn) for fn in (until, trace))

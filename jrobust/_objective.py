@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._tree import as_pytree, bind
 from jrobust.typing import Array, Float, Point
 
@@ -137,8 +138,7 @@ def stochastic(model: Callable[[Any, Any], Any], n: int) -> Stochastic:
     References:
       Athalye et al., Synthesizing robust adversarial examples, ICML 2018.
     """
-    if not (isinstance(n, int) and n >= 1):
-        raise ValueError(f"stochastic: n must be an int >= 1, got {n!r}")
+    check_count(n, "n", "stochastic")
     return Stochastic(as_pytree(model), n)
 
 

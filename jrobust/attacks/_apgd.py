@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, iterate
 from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Oracle, adaptive
@@ -301,7 +302,6 @@ def apgd(
       Projections onto ball and box are exact (the official L2 code rescales, then clips). The start counts as the first point
       of the first window, where the official code compares with an empty slot.
     """
-    if not (isinstance(steps, int) and steps >= 1):
-        raise ValueError(f"apgd: steps must be an int >= 1, got {steps!r}")
+    check_count(steps, "steps", "apgd")
     choose = bind(_for_set, rank, start, steps=steps, surrogate=surrogate, large_eps=large_eps, name=f"{name}-{steps}")
     return adaptive("lower", choose, name=f"{name}-{steps}")

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
 from jrobust.attacks._minimum import closer, minimize, only_balls, unfound
-from jrobust.attacks._queries import Phase, at_once, by_decisions, check_queries
+from jrobust.attacks._queries import Phase, at_once, by_decisions
 from jrobust.sets._base import clamp
 from jrobust.typing import Array, Float, Point
 
@@ -124,7 +125,7 @@ def decided(init: Any, phases: Any, queries: int, *, kinds: tuple[str, ...], by:
       by: the attack's name in errors.
       name: for tables.
     """
-    check_queries(queries, by)
+    check_count(queries, "queries", by)
     return minimize(
         bind(_for_set, phases, init, kinds=kinds, by=by), queries, until=bind(at_once), name=f"{name}-{queries}"
     )

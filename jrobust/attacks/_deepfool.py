@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
@@ -84,7 +85,6 @@ def deepfool(*, steps: int = 50, candidates: int = 10, overshoot: Any = 0.02, na
     Deviations:
       Iterates are clipped to the box, as everyone does; the paper has none.
     """
-    if not (isinstance(candidates, int) and candidates >= 2):
-        raise ValueError(f"deepfool: candidates must be an int >= 2, got {candidates!r}")
+    check_count(candidates, "candidates", "deepfool", least=2)
     choose = bind(_for_set, overshoot, candidates=candidates)
     return minimize(choose, steps, until=bind(found), name=f"{name}-{steps}")

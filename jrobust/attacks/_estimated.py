@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jrobust._checks import check_transformation
+from jrobust._checks import check_count, check_transformation
 from jrobust._objective import Objective, largest
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind
-from jrobust.attacks._queries import Phase, by_scores, check_queries, one_array, spending
+from jrobust.attacks._queries import Phase, by_scores, one_array, spending
 from jrobust.attacks._rules import steepest
 from jrobust.attacks._state import Surrogate, keep, nothing
 from jrobust.typing import Array, Float, Point
@@ -150,7 +150,7 @@ def estimated(
     estimator: Any, step: Any, queries: int, samples: int, rule: Any, default: Any, surrogate: Any, name: str
 ) -> Oracle:
     """The oracle of an estimator, ``kind of set -> Estimator`` made with `bind`."""
-    check_queries(queries, name)
+    check_count(queries, "queries", name)
     if not (isinstance(samples, int) and samples >= 2 and samples % 2 == 0):
         raise ValueError(f"{name}: samples must be an even int >= 2 (they come in pairs), got {samples!r}")
     if rule is not None:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_count
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
 from jrobust.attacks._decision import beginning, decided, inside, search, to, unstarted
 from jrobust.attacks._minimum import unit
-from jrobust.attacks._queries import Phase, check_queries, cosines
+from jrobust.attacks._queries import Phase, cosines
 from jrobust.attacks._square import _layout
 from jrobust.typing import Array, Float, Point
 
@@ -162,7 +163,7 @@ def geoda(
       White noise unless ``ratio`` says otherwise; no sparse (L1) form. The way along a normal starts at the present distance and is
       doubled (theirs grows by a constant). Rounds after the budget's plan ask as many decisions as the last.
     """
-    check_queries(queries, "geoda")
+    check_count(queries, "queries", "geoda")
     if not 0 < decay < 1:
         raise ValueError(f"geoda: decay must lie in (0, 1), got {decay}")
     if not 0 < ratio <= 1:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust import _loops
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, iterate
 from jrobust._objective import Objective
 from jrobust._oracle import Oracle, adaptive
@@ -121,8 +122,7 @@ def jsma(*, steps: int = 100, theta: Any = 1.0, rank: Any = 1, name: str = "jsma
     Deviations:
       Derivatives are those of the logits. Where the set has room for one more entry only, a single one moves.
     """
-    if not (isinstance(steps, int) and steps >= 1):
-        raise ValueError(f"jsma: steps must be an int >= 1, got {steps!r}")
+    check_count(steps, "steps", "jsma")
     if isinstance(theta, int | float) and theta == 0:
         raise ValueError("jsma: theta must not be 0")
     choose = bind(_for_set, theta, rank, steps=steps, name=f"{name}-{steps}")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, violated
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
@@ -173,7 +174,6 @@ def lbfgs(
       are not judged.
     """
     check_searches(steps, searches, "lbfgs")
-    if not (isinstance(history, int) and history >= 1):
-        raise ValueError(f"lbfgs: history must be an int >= 1, got {history!r}")
+    check_count(history, "history", "lbfgs")
     choose = bind(_for_set, rank, multiple, steps=steps, searches=searches, surrogate=surrogate, history=history)
     return minimize(choose, steps * searches, until=bind(finished), name=f"{name}-{searches}x{steps}")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, Iteration, iterate, violated
 from jrobust._objective import Objective
 from jrobust._oracle import Oracle, Radius, RadiusOracle, adaptive
@@ -120,8 +121,8 @@ def minimize(
       A `RadiusOracle` of side "upper": ``value`` is the distance of ``witness`` (0 and the example itself where that is a
       violation already, ``+inf`` and the example where nothing was found); ``info`` has the violation there and the passes.
     """
-    if not callable(steps) and not (isinstance(steps, int) and steps >= 1):
-        raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
+    if not callable(steps):
+        check_count(steps, "steps", name)
     adapt = bind(_iteration, choose, steps=steps, until=until)
     return RadiusOracle("upper", bind(_radius, adapt), name=name, adapt=adapt)
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust.typing import Array, Float
 
 _LARGE = 1e9
@@ -75,5 +76,5 @@ def finished(state: Any) -> Array:
 
 def check_searches(steps: Any, searches: Any, by: str) -> None:
     """Both counts are ints >= 1."""
-    if not (isinstance(searches, int) and searches >= 1 and isinstance(steps, int) and steps >= 1):
-        raise ValueError(f"{by}: steps and searches must be ints >= 1, got {steps!r} and {searches!r}")
+    check_count(steps, "steps", by)
+    check_count(searches, "searches", by)

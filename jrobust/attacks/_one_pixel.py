@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, improves, iterate
 from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Oracle, adaptive
@@ -155,8 +156,7 @@ def one_pixel(
       It stops at the first violation, not at a probability. What leaves the image or the clip is clipped; the paper does not say.
     """
     for count, least, what in ((pixels, 1, "pixels"), (population, 3, "population"), (steps, 1, "steps")):
-        if not (isinstance(count, int) and count >= least):
-            raise ValueError(f"one_pixel: {what} must be an int >= {least}, got {count!r}")
+        check_count(count, what, "one_pixel", least=least)
     choose = bind(
         _for_set, weight, pixels=pixels, population=population, steps=steps, surrogate=surrogate, name=f"{name}-{steps}"
     )

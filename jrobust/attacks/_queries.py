@@ -95,12 +95,6 @@ def at_once(state: Any) -> Array:
     return state.radius == 0
 
 
-def check_queries(queries: Any, by: str) -> None:
-    """A budget: an int >= 1."""
-    if not (isinstance(queries, int) and queries >= 1):
-        raise ValueError(f"{by}: queries must be an int >= 1, got {queries!r}")
-
-
 def cosines(length: int, count: int) -> np.ndarray:
     """The first ``count`` basis vectors of the orthonormal DCT-II, as columns [length, count]."""
     at, frequency = np.arange(length)[:, None] + 0.5, np.arange(count)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
@@ -247,7 +248,6 @@ def sign_opt(
       be dropped. The smoothing stops at 1e-5.
     """
     for what, count in (("starts", starts), ("samples", samples)):
-        if not (isinstance(count, int) and count >= 1):
-            raise ValueError(f"sign_opt: {what} must be an int >= 1, got {count!r}")
+        check_count(count, what, "sign_opt")
     phases, init = bind(_phases, starts=starts, samples=samples), bind(_init, step, smoothing)
     return decided(init, phases, queries, kinds=("l2",), by="sign_opt", name=name)

@@ -6,11 +6,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._iterate import improves
 from jrobust._objective import Objective
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind, where
-from jrobust.attacks._queries import Phase, by_scores, check_queries, cosines, one_array, spending
+from jrobust.attacks._queries import Phase, by_scores, cosines, one_array, spending
 from jrobust.attacks._square import _layout
 from jrobust.attacks._state import Surrogate, keep, nothing
 from jrobust.typing import Array, Float, Int, Point
@@ -146,7 +147,7 @@ def simba(
       The set bounds the perturbation (theirs is bounded by the number of steps). Each example has its own random order, which starts
       again at its end.
     """
-    check_queries(queries, "simba")
+    check_count(queries, "queries", "simba")
     if basis not in ("pixel", "dct"):
         raise ValueError(f"simba: basis is 'pixel' or 'dct', got {basis!r}")
     ratio = (1.0 if basis == "pixel" else 0.125) if ratio is None else ratio

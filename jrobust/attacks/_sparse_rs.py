@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, improves, iterate, violated
 from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Oracle, adaptive
@@ -145,8 +146,7 @@ def sparse_rs(
     Deviations:
       Which of the pixels are exchanged is drawn for each example, not for the batch.
     """
-    if not (isinstance(queries, int) and queries >= 1):
-        raise ValueError(f"sparse_rs: queries must be an int >= 1, got {queries!r}")
+    check_count(queries, "queries", "sparse_rs")
     if isinstance(alpha, int | float) and not 0 < alpha <= 1:
         raise ValueError(f"sparse_rs: alpha must lie in (0, 1], got {alpha}")
     after = tuple(math.ceil((n + 1) * queries / 10_000) if resc_schedule else n + 1 for n in _AFTER)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, improves, iterate, violated
 from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Oracle, adaptive
@@ -318,8 +319,7 @@ def square(
       as a query. Where an image is too narrow for the square, the window is a band of the same area (the official code cuts it).
       On L1 sets the start is grown to the boundary.
     """
-    if not (isinstance(queries, int) and queries >= 1):
-        raise ValueError(f"square: queries must be an int >= 1, got {queries!r}")
+    check_count(queries, "queries", "square")
     if isinstance(p_init, int | float) and not 0 < p_init <= 1:
         raise ValueError(f"square: p_init must lie in (0, 1], got {p_init}")
     choose = bind(

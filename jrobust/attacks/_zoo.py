@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, violated
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
 from jrobust.attacks._minimum import closer, minimize, only_balls, unfound
-from jrobust.attacks._queries import Phase, at_once, by_scores, check_queries
+from jrobust.attacks._queries import Phase, at_once, by_scores
 from jrobust.sets._base import clamp
 from jrobust.typing import Array, Float, Point
 
@@ -188,8 +189,7 @@ def zoo(
       box; no reduced resolution, no importance sampling. Adam only: the Newton form divides by second differences, which float32
       does not carry at this width.
     """
-    check_queries(queries, "zoo")
-    if not (isinstance(searches, int) and searches >= 1):
-        raise ValueError(f"zoo: searches must be an int >= 1, got {searches!r}")
+    check_count(queries, "queries", "zoo")
+    check_count(searches, "searches", "zoo")
     choose = bind(_for_set, step, width, multiple, queries=queries, searches=searches)
     return minimize(choose, queries, until=bind(at_once), name=f"{name}-{queries}")

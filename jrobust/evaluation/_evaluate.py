@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jrobust._checks import check_classes, check_key
+from jrobust._checks import check_classes, check_count, check_key
 from jrobust._digest import digest
 from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
@@ -100,8 +100,7 @@ def evaluate_above(
     started = time.monotonic()
     _checks.check_oracles(oracles)
     check_key(key)
-    if not (isinstance(batch_size, int) and batch_size >= 1):
-        raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
+    check_count(batch_size, "batch_size", "evaluate")
     data = _checks.check_data(x, y)
     threat = _checks.check_eps(threat, data)
     hashed = [digest(data.y)]
