@@ -237,7 +237,12 @@ def shrink(oracle: Oracle, factor: Any) -> Oracle:
     )
 
 
-def iterations(oracle: Any) -> list[Iteration]:
-    """Every `Iteration` inside an oracle, however deeply combined."""
-    found = jax.tree.leaves(oracle, is_leaf=lambda node: isinstance(node, Iteration))
-    return [node for node in found if isinstance(node, Iteration)]
+def iterations(oracle: Any, kind: str) -> list[Iteration]:
+    """Every `Iteration` inside an oracle on a set of this kind, however deeply combined."""
+
+    def adapts(node: Any) -> bool:
+        return isinstance(node, Oracle) and node.adapt is not None
+
+    found = jax.tree.leaves(oracle, is_leaf=lambda node: isinstance(node, Iteration) or adapts(node))
+    inside = [iterations(node.adapt(kind, 0), kind) for node in found if adapts(node)]
+    return [node for node in found if isinstance(node, Iteration)] + [it for part in inside for it in part]

@@ -164,6 +164,7 @@ def iterate(
     if until is not None and trace is not None:
         raise ValueError(f"{name}: a trace needs every step; use it without early stop")
     until, trace = (None if fn is None else as_pytree(fn) for fn in (until, trace))
-    parts = {part: as_pytree(getattr(algorithm, part)) for part in ("init", "step", "best")}
+    functions = {part: getattr(algorithm, part) for part in ("init", "step", "best", "spent")}
+    parts = {part: None if fn is None else as_pytree(fn) for part, fn in functions.items()}
     iteration = Iteration(dataclasses.replace(algorithm, **parts), steps, until, trace)
     return Oracle("lower", bind(_solve, iteration), stages=(iteration,), name=name)

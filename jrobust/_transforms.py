@@ -58,9 +58,9 @@ def worst_case(
     >>> print(robust(*args, key=jax.random.key(0), train=True)[0])  # margin 1 - 2 * 0.5 = 0
     [0.6931472]
     """
-    if any(it.until is not None for it in iterations(oracle)):
+    if any(it.until is not None for it in iterations(oracle, threat.name)):
         raise ValueError(
-            f"worst_case: {oracle.name} stops early once a violation is found; build it without early_stop"
+            f"worst_case: {oracle.name} stops early once a violation is found; use jr.attacks.pgd or another attack without early stop"
         )
     if oracle.host:
         raise TypeError(f"worst_case: {oracle.name} runs on the host and cannot be part of a compiled loss")

@@ -45,20 +45,38 @@ class Seen(NamedTuple):
     closest: Array
 
 
-def _box(s: Any, w: Array) -> Array:
-    """The point of coordinates ``w``: any real numbers give a point of the clip."""
+def _width(s: Any) -> tuple[Array, Array, Array]:
+    """Which entries have two finite ends, the lower one, and how far the other lies (0 and 1 where they have not)."""
     _, lo, hi = s.params
     if lo is None or hi is None:
-        return jnp.clip(w, lo, hi)
-    return jnp.clip(lo + (hi - lo) * (jnp.tanh(w) / _INSIDE + 1) / 2, lo, hi)
+        lo, hi = -jnp.inf, jnp.inf
+    finite = jnp.broadcast_to(jnp.isfinite(lo) & jnp.isfinite(hi), s.center.shape)
+    lo = jnp.where(finite, lo, 0.0).astype(s.center.dtype)
+    return finite, lo, jnp.where(finite, hi, 1.0).astype(s.center.dtype) - lo
+
+
+def _unclipped(s: Any, w: Array) -> Array:
+    """The point of coordinates ``w``, to rounding in the clip; entries without two ends are their own coordinates."""
+    finite, lo, width = _width(s)
+    return jnp.where(finite, lo + width * (jnp.tanh(w) / _INSIDE + 1) / 2, w)
+
+
+def _box(s: Any, w: Array) -> Array:
+    """The point of coordinates ``w``: any real numbers give a point of the clip."""
+    return jnp.clip(_unclipped(s, w), *s.params[1:])
 
 
 def _coordinates(s: Any) -> Array:
     """Those of the example."""
-    _, lo, hi = s.params
-    if lo is None or hi is None:
-        return s.center
-    return jnp.arctanh(jnp.clip(2 * (s.center - lo) / (hi - lo) - 1, -1, 1) * _INSIDE)
+    finite, lo, width = _width(s)
+    share = 2 * (s.center - lo) / jnp.where(width > 0, width, 1.0) - 1
+    return jnp.where(finite, jnp.arctanh(jnp.clip(share, -1, 1) * _INSIDE), s.center)
+
+
+def _moved(s: Any, w: Array, by: Array) -> Array:
+    """Coordinates after a step; those that are the input's own stay in the clip."""
+    w = w - by
+    return jnp.where(_width(s)[0], w, jnp.clip(w, *s.params[1:]))
 
 
 def _squares(d: Array, limit: Array) -> tuple[Float[Array, ""], Array]:
@@ -174,11 +192,12 @@ def _step(
     reached = violated(value) & (value >= confidence)
     seen = Seen(distance + multiple.value * short, g, reached, state.radius < radius)
     # one step of Adam in the coordinates
-    _, pull = jax.vjp(lambda w: _box(s, w), state.w)
+    # before rounding is clipped: the clip would stop every entry that lies at an end
+    _, pull = jax.vjp(lambda w: _unclipped(s, w), state.w)
     (slope,) = pull(away - jnp.where(short > 0, multiple.value, 0.0) * g)
     slope = jnp.where(state.free, slope, 0.0)
     mean, square, direction, metric = adam(state.mean, state.square, slope, multiple.count + 1)
-    state = state._replace(w=state.w - step * direction / metric)
+    state = state._replace(w=_moved(s, state.w, step * direction / metric))
     state, ends = _KINDS[kind].following(state, seen, s, steps=steps, searches=searches)
     z = _point(s, state.w, state.free)
     return state._replace(z=z, mean=jnp.where(ends, 0.0, mean), square=jnp.where(ends, 0.0, square))
@@ -241,7 +260,7 @@ def carlini_wagner(
     References:
       Carlini & Wagner, Towards evaluating the robustness of neural networks, IEEE S&P 2017.
     Deviations:
-      Without a clip it works in the input's own coordinates. Early abort is judged for each example. On Linf the first limit is
+      Entries without two finite ends are their own coordinates. Early abort is judged for each example. On Linf the first limit is
       the distance of the farthest corner (published: 1), and there is no smallest limit (published: 1/256). On L0 everything that
       a success did not move is frozen at once.
     """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jrobust._objective import Objective
 from jrobust._oracle import Bound, Oracle, require
-from jrobust._tree import as_pytree, bind
+from jrobust._tree import as_pytree, bind, is_traced
 from jrobust.objectives import classification, with_label
 from jrobust.typing import Float, Point
 
@@ -30,8 +30,8 @@ def transfer(attack: Oracle, *surrogates: Callable[[Any], Any], weights: Any = N
     """The attack on other models, carried over: it never looks at the model in question but to judge the witness.
 
     Args:
-      attack: an oracle of side "lower". One that stops at its first violation stops at the surrogates' own; those that climb on
-        (`jr.attacks.mim`, `vmi_fgsm`, `pgd`) carry further.
+      attack: an oracle of side "lower". One that stops at its first violation stops at the surrogates' own (at once, where they are wrong
+        already); those that climb on (`jr.attacks.mim`, `vmi_fgsm`, `pgd`) carry further.
       *surrogates: batched models, ``model(x[B, ...]) -> logits[B, K]``; of several, the weighted mean of the logits is attacked.
       weights: one a surrogate, >= 0; traced. None: equal.
 
@@ -61,5 +61,7 @@ def transfer(attack: Oracle, *surrogates: Callable[[Any], Any], weights: Any = N
     weights = jnp.ones(len(surrogates)) if weights is None else jnp.asarray(weights)
     if weights.shape != (len(surrogates),):
         raise ValueError(f"transfer: weights must be [{len(surrogates)}], one a surrogate, got shape {weights.shape}")
+    if not is_traced(weights) and not (float(jnp.sum(weights)) > 0 and bool(jnp.all(weights >= 0))):
+        raise ValueError(f"transfer: weights must be >= 0 and not all 0, got {weights.tolist()}")
     models = tuple(as_pytree(model) for model in surrogates)
     return Oracle("lower", bind(_transfer, attack, models, weights), name=f"transfer of {attack.name}")

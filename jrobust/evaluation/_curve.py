@@ -41,10 +41,10 @@ def curve(
         raise ValueError(f"eps must be a list of radii [E], got shape {radii.shape}")
     if not (np.isfinite(radii).all() and (radii >= 0).all()):
         raise ValueError(f"eps must be finite and >= 0, got {radii.tolist()}")
-    runs: dict[int, Evaluation] = {}
+    runs: dict[float, Evaluation] = {}
     above = None
-    for i in np.argsort(-radii, kind="stable").tolist() if nested else range(len(radii)):
-        folder = None if out is None else Path(out) / f"eps-{np.format_float_positional(radii[i], trim='-')}"
-        run = evaluate_above(above, model, x, y, threat=threat.family(float(radii[i])), out=folder, **options)
-        runs[i], above = run, run if nested else None
-    return Curve(radii, tuple(runs[i] for i in range(len(radii))))
+    for e in sorted(set(radii.tolist()), reverse=nested):
+        folder = None if out is None else Path(out) / f"eps-{np.format_float_positional(e, trim='-')}"
+        run = evaluate_above(above, model, x, y, threat=threat.family(e), out=folder, **options)
+        runs[e], above = run, run if nested else None
+    return Curve(radii, tuple(runs[e] for e in radii.tolist()))

@@ -158,7 +158,8 @@ def _answer(executor: Executor, oracle: Any, side: str, rows: Rows, above: Resul
     info = {k: v[at] for k, v in above.info.items()}
     known = above.holds[at]
     if isinstance(oracle, RadiusOracle):
-        known = np.ones(len(at), bool)  # a radius is the same at every eps
+        # a radius is the same at every eps; an attack's is confirmed at each, by its witness
+        known = np.full(len(at), side != "lower" or witness is not None)
     elif side == "lower":
         value[known] = -np.inf  # nothing was found further out: the clean example is the worst point known
         if witness is not None:

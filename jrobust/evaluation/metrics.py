@@ -111,6 +111,9 @@ def optimality(distances: Any, best: Any) -> float:
         raise ValueError(
             f"optimality: distances[{i}] = {d[i]} lies below best[{i}] = {b[i]}; the best is over all attacks"
         )
+    if np.any((b == 0) & (d > 0)):
+        i = int(np.argmax((b == 0) & (d > 0)))
+        raise ValueError(f"optimality: best[{i}] is 0, a misclassified example, but distances[{i}] = {d[i]}")
     found = b[np.isfinite(b) & (b > 0)]
     if not found.size:
         raise ValueError("optimality: no attack found a violation of a correctly classified example")

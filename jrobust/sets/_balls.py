@@ -24,7 +24,7 @@ def _room(s: Set, towards: Array) -> Array:
     x = s.center
     up = jnp.inf if hi is None else hi - x
     down = jnp.inf if lo is None else x - lo
-    return jnp.maximum(jnp.where(towards > 0, up, down), 0.0)
+    return jnp.maximum(jnp.where(towards > 0, up, down), 0.0).astype(x.dtype)  # infinities alone are of the widest type
 
 
 def _safe_norm(v: Array, p: float) -> Array:

@@ -93,6 +93,19 @@ def test_the_closest_violation_is_found(name, kind, shapes):
             assert np.all((r.witness >= 0) & (r.witness <= 1))
 
 
+# the coordinates of an end lie far from those of the middle: more steps than within the clip
+@pytest.mark.parametrize(("kind", "steps", "figure"), [("l2", 1000, 1.01), ("linf", 50, 1.12)])
+def test_carlini_wagner_moves_entries_at_an_end_of_the_clip(kind, steps, figure):
+    w, x, _ = problem((6,), 4)
+    x = jnp.stack([x[0].at[:3].set(jnp.array([0, 1, 0])), x[1].at[3:].set(jnp.array([1, 0, 1])), *jnp.round(x[2:])])
+    y = jnp.argmax(x @ w.T, axis=1)
+    best = np.array([optimum(kind, w, x[i], int(y[i]), True) for i in range(4)])
+    assert np.all(np.isfinite(best))
+    oracle = jr.attacks.carlini_wagner(steps=steps, step=0.02)
+    r = solve(oracle, THREATS[kind](0.3, clip=(0.0, 1.0)), w, x, y)[0]
+    assert np.max(r.value / best) <= figure
+
+
 # the same code on another kind of set or by another loop
 ALIKE = {"fab-t", "carlini_wagner on linf", "carlini_wagner on l0", "bim by bisection"}
 

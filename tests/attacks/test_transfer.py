@@ -43,5 +43,7 @@ def test_what_is_refused():
         jr.attacks.transfer(jr.attacks.fgsm())
     with pytest.raises(ValueError, match="weights must be"):
         jr.attacks.transfer(jr.attacks.fgsm(), linear(W), weights=[1.0, 2.0])
+    with pytest.raises(ValueError, match="not all 0"):
+        jr.attacks.transfer(jr.attacks.fgsm(), linear(W), weights=[0.0])
     with pytest.raises(ValueError, match="side"):
         jr.attacks.transfer(jr.bounds.ibp(), linear(W))

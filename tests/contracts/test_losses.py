@@ -95,6 +95,9 @@ def test_nonsense_is_refused():
         jr.worst_case(plain, jr.sets.linf(0.1), jr.bounds.ibp())
     with pytest.raises(ValueError, match="early"):
         jr.worst_case(LOSS, jr.sets.linf(0.1), jr.restarts(jr.attacks.pgd(steps=3, early_stop=True), 2))
+    for stops in (jr.attacks.apgd(), jr.restarts(jr.attacks.square(), 2), jr.attacks.within(jr.attacks.fab())):
+        with pytest.raises(ValueError, match="early"):
+            jr.worst_case(LOSS, jr.sets.linf(0.1), stops)
     with pytest.raises(ValueError, match="crafting"):
         jr.worst_case(LOSS, jr.sets.linf(0.1), jr.bounds.ibp(), crafting="batch")
 

@@ -303,6 +303,31 @@ def test_curve(key):
     assert len(more.table().rows) == 9  # clean once, two oracles at four radii
 
 
+def _lying_radius(key, f, threat, x):
+    del key, f, threat
+    return jr.Radius(jnp.asarray(0.01), x, {})
+
+
+@pytest.mark.filterwarnings("ignore:r claimed")
+def test_a_nested_curve_confirms_radii_at_every_eps_and_runs_an_eps_once(key, tmp_path):
+    model, (x, y) = linear(0), data(10)
+    options = {"oracles": {"r": jr.RadiusOracle("upper", bind(_lying_radius))}, "key": key, "keep_witnesses": False}
+    for nested in (False, True):
+        c = curve(
+            model,
+            x,
+            y,
+            threat=jr.sets.linf(0.5),
+            eps=[0.1, 0.2, 0.1],
+            nested=nested,
+            out=tmp_path / str(nested),
+            **options,
+        )
+        assert len(c.evaluations) == 3
+        for ev in c.evaluations:
+            np.testing.assert_array_equal(ev["r"].holds, ev["clean"].holds)
+
+
 def test_a_nested_curve_asks_less_and_says_the_same(key, monkeypatch):
     model, (x, y) = linear(0), data(40)
     radius = jr.critical_radius(jr.attacks.fgsm(surrogate=jr.objectives.largest), upper=1.0)

@@ -127,6 +127,8 @@ def test_a_report_takes_a_section_and_says_how_to_make_one(tmp_path):
 def test_optimality_by_hand():
     best = [0.0, 1.0, 2.0, 3.0, np.inf]  # one misclassified, one never broken: the areas end at 3
     assert metrics.optimality(best, best) == 1.0
+    with pytest.raises(ValueError, match="misclassified"):
+        metrics.optimality([5.0, 2.0], [0.0, 2.0])
     # areas 9/5 and, of the attack that misses one and is late at another, 11.5/5; without an attack 12/5
     np.testing.assert_allclose(metrics.optimality([0.0, 2.5, 3.0, np.inf, np.inf], best), 1 - 2.5 / 3)
     np.testing.assert_allclose(metrics.optimality([0.0, np.inf, np.inf, np.inf, np.inf], best), 0.0, atol=1e-12)
