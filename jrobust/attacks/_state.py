@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jrobust import _loops
 from jrobust._iterate import improves, violated
 from jrobust._objective import Objective
-from jrobust._tree import where
+from jrobust._tree import is_traced, where
 from jrobust.objectives import with_label
 from jrobust.typing import Array, Float, Point
 
@@ -81,9 +82,16 @@ def ranked(f: Objective, s: Any, rank: Any, *, by: str) -> Any:
 
 
 def wrong_class(logits: Float[Array, " K"], y: Any, rank: Any) -> Any:
-    """The class of rank ``rank`` (1: the most likely) among those other than ``y``."""
-    order = jnp.argsort(-jnp.where(jnp.arange(logits.shape[0]) == y, -jnp.inf, logits))
-    return order[rank - 1].astype(jnp.int32)
+    """The class of rank ``rank`` (1: the most likely) among those other than ``y``.
+
+    Raises:
+      ValueError: a concrete rank that is not in 1..K - 1; a traced one becomes the nearest that is.
+    """
+    k = logits.shape[0]
+    if not is_traced(rank) and not 1 <= np.asarray(rank) <= k - 1:
+        raise ValueError(f"rank must lie in 1..{k - 1}: of {k} classes so many are wrong; got {rank}")
+    order = jnp.argsort(-jnp.where(jnp.arange(k) == y, -jnp.inf, logits))
+    return order[jnp.clip(rank, 1, k - 1) - 1].astype(jnp.int32)
 
 
 def aimed(f: Objective, target: Any) -> Objective:
