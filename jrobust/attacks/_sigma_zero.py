@@ -47,6 +47,7 @@ def _step(
     value, _, g = climb(f, largest, state.z)
     state = closer(state, state.z, value, s)
     outside = value < 0
+    g = jnp.where(jnp.isfinite(g), g, 0.0)  # where the model has no slope the count alone is descended
     # descend on max(-value, 0) + the smooth count
     g = jax.grad(_smooth_count)(state.z - x, sigma) - jnp.where(outside, g, 0.0)
     top = jnp.max(jnp.abs(g), initial=0.0)

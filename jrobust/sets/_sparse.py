@@ -117,7 +117,8 @@ def _scale(s: Set, t: Any) -> Set:
 
 
 def _distance(s: Set, z: Array) -> Array:
-    return jnp.sum(moved_groups(s, z)).astype(jnp.promote_types(z.dtype, jnp.float32))
+    count = jnp.sum(moved_groups(s, z)).astype(jnp.promote_types(z.dtype, jnp.float32))
+    return jnp.where(jnp.all(jnp.isfinite(z)), count, jnp.inf)  # no set holds such a point
 
 
 def _steepest(s: Set, g: Array, relative: bool) -> Array:
