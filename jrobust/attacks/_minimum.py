@@ -190,7 +190,7 @@ def within(oracle: RadiusOracle) -> Oracle:
 
     Returns:
       An `Oracle` of side "lower"; each example stops at its first violation in the set, or where the attack itself stops, and a
-      driver can compact between steps.
+      driver can compact between steps. A budget of queries holds here too, the last look included (of one it takes two).
 
     Guarantee: a lower bound, attained at ``witness``, which lies in the set. Where none was found: the closest violation,
       projected onto the set.

@@ -138,6 +138,7 @@ def one_pixel(
 
     Returns:
       An `Oracle` of side "lower" for sets ``l0``, of pixels or entries; each example stops at the generation of its first violation.
+      ``info["forwards"]`` are ``population`` a generation, and one more for a surrogate that looks at the clean example (`kl`).
 
     Raises:
       ValueError: a count out of range; other sets (when it runs).

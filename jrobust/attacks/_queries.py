@@ -73,20 +73,23 @@ def by_scores(
     """
     answer = _own_score if own else _score
     step = bind(_query, phases, record=record, answer=answer, surrogate=surrogate)
-    return _asking(init, step, anchored=is_anchored(surrogate))
+    return asking(init, step, surrogate)
 
 
 def by_decisions(init: Callable[..., Any], phases: tuple[Phase, ...], *, record: Any) -> Algorithm:
     """The algorithm whose phases learn from each query whether it is a violation, and no more."""
-    return _asking(init, bind(_query, phases, record=record, answer=_decision, surrogate=None))
+    return asking(init, bind(_query, phases, record=record, answer=_decision, surrogate=None))
 
 
-def _asking(init: Callable[..., Any], step: Callable[..., Any], *, anchored: bool = False) -> Algorithm:
-    return Algorithm(init, step, bind(kept), step_cost=(1, 0), best_cost=(0, 0), anchored=anchored)
+def asking(init: Callable[..., Any], step: Callable[..., Any], surrogate: Surrogate | None = None) -> Algorithm:
+    """The algorithm whose steps are a query each; ``init`` asks nothing."""
+    return Algorithm(init, step, bind(kept), step_cost=(1, 0), best_cost=(0, 0), anchored=is_anchored(surrogate))
 
 
 def spending(algorithm: Algorithm, queries: int, name: str) -> Oracle:
     """The oracle that asks ``queries`` times, until it has a violation; an anchored surrogate takes the first of them."""
+    if queries <= algorithm.anchored:
+        raise ValueError(f"{name}: queries must be >= 2, the surrogate takes one at the clean example; got {queries}")
     return iterate(algorithm, queries - algorithm.anchored, until=broken, name=name)
 
 

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._checks import check_count
-from jrobust._iterate import Algorithm, improves, iterate, violated
-from jrobust._objective import Objective, is_anchored
+from jrobust._iterate import improves, violated
+from jrobust._objective import Objective
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind, where
 from jrobust.attacks._minimum import COUNTS, only_balls
-from jrobust.attacks._state import Surrogate, broken, keep, kept, nothing
+from jrobust.attacks._queries import asking, spending
+from jrobust.attacks._state import Surrogate, keep, nothing
 from jrobust.sets._sparse import budget, largest_groups, moved_groups, spread
 from jrobust.typing import Array, Float, Point
 
@@ -93,15 +94,8 @@ def _for_set(
 ) -> Oracle:
     del classes
     only_balls(kind, COUNTS, "sparse_rs")
-    algorithm = Algorithm(
-        _init,
-        bind(_step, alpha, after=after, surrogate=surrogate),
-        kept,
-        step_cost=(1, 0),
-        best_cost=(0, 0),
-        anchored=is_anchored(surrogate),
-    )
-    return iterate(algorithm, queries, until=broken, name=name)
+    step = bind(_step, alpha, after=after, surrogate=surrogate)
+    return spending(asking(bind(_init), step, surrogate), queries, name)
 
 
 def sparse_rs(

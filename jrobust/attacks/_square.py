@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._checks import check_count
-from jrobust._iterate import Algorithm, improves, iterate, violated
-from jrobust._objective import Objective, is_anchored
+from jrobust._iterate import improves, violated
+from jrobust._objective import Objective
 from jrobust._oracle import Oracle, adaptive
 from jrobust._tree import bind, where
-from jrobust.attacks._state import Surrogate, broken, keep, kept, nothing
+from jrobust.attacks._queries import asking, one_array, spending
+from jrobust.attacks._state import Surrogate, keep, nothing
 from jrobust.typing import Array, Float, Point
 
 # The window's share of the image is halved after these proposals (of 10,000, where the schedule is rescaled).
@@ -51,8 +52,6 @@ class _Layout(NamedTuple):
 
 
 def _layout(s: Any, channels: int) -> _Layout:
-    if not hasattr(s.center, "shape"):
-        raise TypeError(f"square needs a set of one array, got {s.geometry.name} of {type(s.center).__name__}")
     return _Layout(s.center.shape, channels)
 
 
@@ -220,6 +219,7 @@ def _proposed(key: Any, z: Point, s: Any, share: Any, *, kind: str, channels: in
 
 def _init(key: Any, f: Objective, s: Any, *, kind: str, channels: int) -> SearchState:
     del f
+    one_array(s, "square")
     z = _start(s, key, kind=kind, channels=channels)
     return SearchState(z, nothing(z), nothing(z), z, jnp.asarray(0, jnp.int32))
 
@@ -261,15 +261,8 @@ def _for_set(
     name: str,
 ) -> Oracle:
     del classes
-    algorithm = Algorithm(
-        bind(_init, kind=kind, channels=channels),
-        bind(_step, p_init, kind=kind, channels=channels, halvings=halvings, surrogate=surrogate),
-        kept,
-        step_cost=(1, 0),
-        best_cost=(0, 0),
-        anchored=is_anchored(surrogate),
-    )
-    return iterate(algorithm, queries, until=broken, name=name)
+    step = bind(_step, p_init, kind=kind, channels=channels, halvings=halvings, surrogate=surrogate)
+    return spending(asking(bind(_init, kind=kind, channels=channels), step, surrogate), queries, name)
 
 
 def square(

@@ -33,3 +33,19 @@ def test_what_is_not_finite_lies_at_no_distance(key):
     found = jax.jit(jr.attacks.sigma_zero(steps=5).solve)(key, f, threat, x)
     assert np.isposinf(found.value)
     assert np.all(np.isfinite(found.witness))
+
+
+@pytest.mark.parametrize("name", ["square", "sparse_rs"])
+def test_a_surrogate_at_the_clean_example_takes_one_of_the_queries(name, key):
+    attack, s = getattr(jr.attacks, name), jr.sets.l0(0.0, clip=(0, 1))(jnp.full(4, 0.6))
+    f = jr.objectives.classification(two, 0)
+    solve = jax.jit(lambda attack: attack.solve(key, f, s).info["forwards"])
+    assert solve(attack(queries=5, surrogate=jr.objectives.kl)) == 5
+    with pytest.raises(ValueError, match=r"queries must be >= 2.*got 1"):
+        solve(attack(queries=1, surrogate=jr.objectives.kl))
+
+
+def test_one_pixel_counts_a_population_a_generation(key):
+    s, f = jr.sets.l0(0.0, clip=(0, 1))(jnp.full(4, 0.6)), jr.objectives.classification(two, 0)
+    attack = jr.attacks.one_pixel(population=4, steps=3, surrogate=jr.objectives.kl)
+    assert jax.jit(attack.solve)(key, f, s).info["forwards"] == 1 + 3 * 4
