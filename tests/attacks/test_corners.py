@@ -49,3 +49,15 @@ def test_one_pixel_counts_a_population_a_generation(key):
     s, f = jr.sets.l0(0.0, clip=(0, 1))(jnp.full(4, 0.6)), jr.objectives.classification(two, 0)
     attack = jr.attacks.one_pixel(population=4, steps=3, surrogate=jr.objectives.kl)
     assert jax.jit(attack.solve)(key, f, s).info["forwards"] == 1 + 3 * 4
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1"])
+def test_single_precision_inputs_stay_single_where_double_is_on(kind, key):
+    with jax.enable_x64(True):
+        x = jnp.full(4, 0.6, jnp.float32)
+        s = getattr(jr.sets, kind)(0.5)(x)  # no clip: its infinities are of no type
+        w = jnp.asarray(np.eye(4, 3), jnp.float32)
+        bound = jax.jit(jr.attacks.pgd(steps=3).solve)(key, jr.objectives.classification(lambda z: z @ w, 0), s)
+        assert (bound.witness.dtype, bound.value.dtype) == (jnp.float32, jnp.float32)
+        assert bool(s.contains(bound.witness))
+        assert float(bound.value) > 0
