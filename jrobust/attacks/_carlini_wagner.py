@@ -9,7 +9,7 @@ from jrobust._iterate import Algorithm, violated
 from jrobust._objective import Objective, largest
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
-from jrobust.attacks._minimum import adam, closer, closest, farthest, minimize, only_balls, unfound
+from jrobust.attacks._minimum import adam, closer, closest, farthest, minimize, only_balls, two_ends, unfound
 from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, first, stalled
 from jrobust.attacks._state import climb
 from jrobust.sets._sparse import largest_groups, moved_groups, spread
@@ -45,19 +45,9 @@ class Seen(NamedTuple):
     closest: Array
 
 
-def _width(s: Any) -> tuple[Array, Array, Array]:
-    """Which entries have two finite ends, the lower one, and how far the other lies (0 and 1 where they have not)."""
-    _, lo, hi = s.params
-    if lo is None or hi is None:
-        lo, hi = -jnp.inf, jnp.inf
-    finite = jnp.broadcast_to(jnp.isfinite(lo) & jnp.isfinite(hi), s.center.shape)
-    lo = jnp.where(finite, lo, 0.0).astype(s.center.dtype)
-    return finite, lo, jnp.where(finite, hi, 1.0).astype(s.center.dtype) - lo
-
-
 def _unclipped(s: Any, w: Array) -> Array:
     """The point of coordinates ``w``, to rounding in the clip; entries without two ends are their own coordinates."""
-    finite, lo, width = _width(s)
+    finite, lo, width = two_ends(s)
     return jnp.where(finite, lo + width * (jnp.tanh(w) / _INSIDE + 1) / 2, w)
 
 
@@ -68,7 +58,7 @@ def _box(s: Any, w: Array) -> Array:
 
 def _coordinates(s: Any) -> Array:
     """Those of the example."""
-    finite, lo, width = _width(s)
+    finite, lo, width = two_ends(s)
     share = 2 * (s.center - lo) / jnp.where(width > 0, width, 1.0) - 1
     return jnp.where(finite, jnp.arctanh(jnp.clip(share, -1, 1) * _INSIDE), s.center)
 
@@ -76,7 +66,7 @@ def _coordinates(s: Any) -> Array:
 def _moved(s: Any, w: Array, by: Array) -> Array:
     """Coordinates after a step; those that are the input's own stay in the clip."""
     w = w - by
-    return jnp.where(_width(s)[0], w, jnp.clip(w, *s.params[1:]))
+    return jnp.where(two_ends(s)[0], w, jnp.clip(w, *s.params[1:]))
 
 
 def _squares(d: Array, limit: Array) -> tuple[Float[Array, ""], Array]:

@@ -10,7 +10,7 @@ from jrobust._checks import check_count
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
-from jrobust.attacks._minimum import closer, minimize, only_balls, unfound
+from jrobust.attacks._minimum import closer, minimize, only_balls, two_ends, unfound
 from jrobust.attacks._queries import Phase, at_once, by_decisions
 from jrobust.sets._base import clamp
 from jrobust.typing import Array, Float, Point
@@ -45,16 +45,18 @@ def search(state: Any, far: Point) -> Any:
 def noise(key: Any, count: Array, s: Any) -> Point:
     """A random point to start from: uniform in the clip, every other one raised to a random power, from dark to bright.
 
-    (Some classes are what a model makes of any uniform noise.) Without a clip: Gaussian noise that grows from try to try.
+    (Some classes are what a model makes of any uniform noise.) Entries that no clip bounds: Gaussian noise that grows from try to try.
     """
     _, lo, hi = s.params
     x = s.center
-    if lo is not None and hi is not None:
-        k_noise, k_power = jax.random.split(key)
-        power = jnp.where(count % 2 == 1, 1.0, jnp.exp(2.0 * jax.random.normal(k_power, (), x.dtype)))
-        return (lo + (hi - lo) * jax.random.uniform(k_noise, x.shape, x.dtype) ** power).astype(x.dtype)
     size = jnp.minimum(_FIRST * _GROWTH ** count.astype(x.dtype), _WIDEST)
-    return inside(s, x + size * jax.random.normal(key, x.shape, x.dtype))
+    grown = inside(s, x + size * jax.random.normal(key, x.shape, x.dtype))
+    if lo is None or hi is None:
+        return grown
+    k_noise, k_power = jax.random.split(key)
+    power = jnp.where(count % 2 == 1, 1.0, jnp.exp(2.0 * jax.random.normal(k_power, (), x.dtype)))
+    finite, low, width = two_ends(s)
+    return jnp.where(finite, low + width * jax.random.uniform(k_noise, x.shape, x.dtype) ** power, grown)
 
 
 def _start(key: Any, state: Any, s: Any) -> Point:

@@ -9,7 +9,7 @@ from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
 from jrobust.attacks._decision import beginning, decided, inside, search, to, unstarted
-from jrobust.attacks._minimum import unit
+from jrobust.attacks._minimum import two_ends, unit
 from jrobust.attacks._queries import Phase
 from jrobust.typing import Array, Float, Point
 
@@ -77,9 +77,10 @@ def _arrived(key: Any, state: HopState, s: Any, near: Point) -> HopState:
 
 def _delta(gamma: Any, state: HopState, s: Any, *, kind: str) -> Any:
     """How far from the boundary the decisions are asked: a tenth of the clip's width first, then as the paper has it."""
-    d, (_, lo, hi) = s.center.size, s.params
+    d, (finite, _, width) = s.center.size, two_ends(s)
     later = (d if kind == "linf" else d**0.5) * _theta(gamma, s, kind=kind) * state.reach
-    return later if lo is None or hi is None else jnp.where(state.round == 1, 0.1 * jnp.max(hi - lo), later)
+    widest = jnp.max(jnp.where(finite, width, 0.0))
+    return jnp.where((state.round == 1) & (widest > 0), 0.1 * widest, later)
 
 
 def _around(gamma: Any, key: Any, state: HopState, s: Any, *, kind: str) -> Point:

@@ -78,6 +78,16 @@ def adam(mean: Array, square: Array, g: Array, count: Array) -> tuple[Array, Arr
     return mean, square, mean / (1 - 0.9**count), jnp.sqrt(square / (1 - 0.999**count)) + 1e-8
 
 
+def two_ends(s: Any) -> tuple[Array, Array, Array]:
+    """Which entries the clip bounds at both ends, the lower one, and how far the other lies (0 and 1 where it does not)."""
+    _, lo, hi = s.params
+    if lo is None or hi is None:
+        lo, hi = -jnp.inf, jnp.inf
+    finite = jnp.broadcast_to(jnp.isfinite(lo) & jnp.isfinite(hi), s.center.shape)
+    lo = jnp.where(finite, lo, 0.0).astype(s.center.dtype)
+    return finite, lo, jnp.where(finite, hi, 1.0).astype(s.center.dtype) - lo
+
+
 def farthest(s: Any) -> Float[Array, ""]:
     """How far the farthest corner of the clip lies: no violation is further; ``+inf`` without a clip."""
     _, lo, hi = s.params

@@ -61,3 +61,26 @@ def test_single_precision_inputs_stay_single_where_double_is_on(kind, key):
         assert (bound.witness.dtype, bound.value.dtype) == (jnp.float32, jnp.float32)
         assert bool(s.contains(bound.witness))
         assert float(bound.value) > 0
+
+
+DECIDING = {
+    "hop_skip_jump": jr.attacks.hop_skip_jump(queries=300),
+    "boundary": jr.attacks.boundary(queries=300, sideways=0.1, towards=0.02),
+    "geoda": jr.attacks.geoda(queries=300),
+    "sign_opt": jr.attacks.sign_opt(queries=300, starts=5, samples=10),
+}
+
+
+# all share the noise; HopSkipJump looks at the clip's width too
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "hop_skip_jump" else [pytest.mark.sweep]) for name in DECIDING]
+)
+def test_clips_without_an_end_and_without_room(name, key):
+    f = jr.objectives.classification(two, 0)
+    solve = jax.jit(lambda clip: DECIDING[name].solve(key, f, jr.sets.l2(0.0, clip=clip), jnp.full(4, 0.5)))
+    zero, one = jnp.zeros(4), jnp.ones(4)
+    held = zero.at[3].set(0.5), one.at[3].set(0.5)  # the last entry may not move
+    for clip, best in (((zero, one * jnp.inf), 0.4), ((-one * jnp.inf, one), 0.4), (held, 0.8 / 3**0.5)):
+        found = solve(clip)
+        assert best * (1 - 1e-4) <= found.value <= 1.25 * best
+        assert np.all((found.witness >= clip[0]) & (found.witness <= clip[1]))
