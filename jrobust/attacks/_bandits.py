@@ -58,17 +58,20 @@ def _prior_and_keep(memory: Array, s: Any, *, bounded: bool, channels: int) -> t
     return _tiled(_prior(memory, bounded=bounded), s, channels=channels), memory
 
 
-def _bandit(width: Any, exploration: Any, prior_step: Any, kind: str, *, tiles: int | None, channels: int) -> Estimator:
+def _bandit(
+    width: Any, exploration: Any, prior_step: Any, step: Any, kind: str, *, tiles: int | None, channels: int
+) -> Estimator:
     bounded = kind == "linf"
-    published = (0.1, 1.0, 100.0) if bounded else (0.01, 0.01, 0.1)
-    given = (width, exploration, prior_step)
-    width, exploration, prior_step = (p if g is None else g for g, p in zip(given, published, strict=True))
+    published = (0.1, 1.0, 100.0, 0.2) if bounded else (0.01, 0.01, 0.1, 0.1)
+    given = (width, exploration, prior_step, step)
+    width, exploration, prior_step, step = (p if g is None else g for g, p in zip(given, published, strict=True))
     return Estimator(
         bind(_no_prior, tiles=tiles, channels=channels),
         bind(_exploration, exploration),
         bind(_around, width, bounded=bounded, channels=channels),
         bind(_followed, width, exploration, prior_step, bounded=bounded),
         bind(_prior_and_keep, bounded=bounded, channels=channels),
+        step,
     )
 
 
@@ -79,7 +82,7 @@ def bandits(
     width: Any = None,
     exploration: Any = None,
     prior_step: Any = None,
-    step: Any = 0.2,
+    step: Any = None,
     rule: optax.GradientTransformation | None = None,
     surrogate: Surrogate | None = None,
     channels: int = -1,
@@ -96,7 +99,8 @@ def bandits(
         0.01 on others.
       exploration: Euclidean length of the noise around the prior; traced. None: 1 on Linf sets, 0.01 on others.
       prior_step: of the prior; traced. None: 100 (exponentiated gradient) on Linf sets, 0.1 (plain gradient) on others.
-      step: of the iterate, in units of the set's radius (with ``rule``, a factor on its updates); traced.
+      step: of the iterate, in units of the set's radius (with ``rule``, a factor on its updates); traced. None: 0.2 on Linf sets,
+        0.1 on others.
       rule: any optax transformation, as in `jr.attacks.pgd`; None is the steepest direction of the set's norm.
       surrogate: what is climbed, ``(objective, outputs) -> scalar``; None takes the objective's own (cross-entropy).
       channels: the axis of the channels, as in `jr.attacks.square`.
@@ -125,5 +129,5 @@ def bandits(
     """
     if not (tiles is None or (isinstance(tiles, int) and tiles >= 1)):
         raise ValueError(f"bandits: tiles must be an int >= 1 or None, got {tiles!r}")
-    estimator = bind(_bandit, width, exploration, prior_step, tiles=tiles, channels=channels)
-    return estimated(estimator, step, queries, 2, rule, STEEPEST, surrogate, name)
+    estimator = bind(_bandit, width, exploration, prior_step, step, tiles=tiles, channels=channels)
+    return estimated(estimator, queries, 2, rule, STEEPEST, surrogate, name)

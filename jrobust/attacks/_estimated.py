@@ -28,6 +28,7 @@ class Estimator(NamedTuple):
       ends: ``(memory, noise, s) -> (d, d')``, the displacements from the iterate to the two queries.
       learn: ``(memory, noise, difference, s) -> memory``, from the difference of the two scores.
       gradient: ``(memory, s) -> (gradient, memory)``, after the last pair of a step.
+      step: what the rule's updates of the iterate are multiplied by; traced.
     """
 
     start: Callable[..., Any]
@@ -35,6 +36,7 @@ class Estimator(NamedTuple):
     ends: Callable[..., Any]
     learn: Callable[..., Any]
     gradient: Callable[..., Any]
+    step: Any
 
 
 class EstimateState(NamedTuple):
@@ -89,7 +91,6 @@ def _minus(estimator: Estimator, key: Any, state: EstimateState, s: Any) -> Poin
 
 def _minus_learnt(
     estimator: Estimator,
-    step: Any,
     key: Any,
     state: EstimateState,
     s: Any,
@@ -108,7 +109,7 @@ def _minus_learnt(
     last = state.pair == pairs - 1
     gradient, rest = estimator.gradient(memory, s)
     update, after = rule.update(-gradient, state.rule, state.z, set=s)
-    z = s.project(state.z + step * update)
+    z = s.project(state.z + estimator.step * update)
     new = state._replace(z=z, rule=after, memory=rest, pair=jnp.zeros_like(state.pair))
     same = state._replace(memory=memory, pair=state.pair + 1)
     chosen = jax.tree.map(lambda a, b: jnp.where(last, a, b), new, same)
@@ -124,7 +125,6 @@ def _only_iterates(state: EstimateState, z: Point, value: Float[Array, ""], s: A
 
 def _for_set(
     estimator: Any,
-    step: Any,
     kind: str,
     classes: int,
     *,
@@ -139,16 +139,14 @@ def _for_set(
     phases = (
         Phase(bind(_iterate_itself), bind(_looked)),
         Phase(bind(_plus, parts), bind(_plus_learnt, parts)),
-        Phase(bind(_minus, parts), bind(_minus_learnt, parts, step, pairs=pairs, rule=rule)),
+        Phase(bind(_minus, parts), bind(_minus_learnt, parts, pairs=pairs, rule=rule)),
     )
     init = bind(_init, parts, rule=rule, by=name)
     algorithm = by_scores(init, phases, record=_only_iterates, surrogate=surrogate, own=True)
     return spending(algorithm, queries, f"{name}-{queries}")
 
 
-def estimated(
-    estimator: Any, step: Any, queries: int, samples: int, rule: Any, default: Any, surrogate: Any, name: str
-) -> Oracle:
+def estimated(estimator: Any, queries: int, samples: int, rule: Any, default: Any, surrogate: Any, name: str) -> Oracle:
     """The oracle of an estimator, ``kind of set -> Estimator`` made with `bind`."""
     check_count(queries, "queries", name)
     if not (isinstance(samples, int) and samples >= 2 and samples % 2 == 0):
@@ -157,7 +155,7 @@ def estimated(
         check_transformation(rule, "rule")
         rule = optax.with_extra_args_support(rule)
     options = {"pairs": samples // 2, "queries": queries, "rule": rule or default, "surrogate": surrogate}
-    return adaptive("lower", bind(_for_set, estimator, step, name=name, **options), name=f"{name}-{queries}")
+    return adaptive("lower", bind(_for_set, estimator, name=name, **options), name=f"{name}-{queries}")
 
 
 # -- NES and SPSA: the mean of directions, weighted by the difference of the scores at their two ends --------------------
@@ -191,10 +189,10 @@ def _mean(memory: Point, s: Any) -> tuple[Point, Point]:
     return memory, _none_yet(s)
 
 
-def _sampled(width: Any, kind: str, *, law: Callable[..., Any], pairs: int) -> Estimator:
+def _sampled(width: Any, step: Any, kind: str, *, law: Callable[..., Any], pairs: int) -> Estimator:
     del kind
     learn = bind(_weighted, width, pairs=pairs)
-    return Estimator(bind(_none_yet), bind(law, width), bind(_both_ways), learn, bind(_mean))
+    return Estimator(bind(_none_yet), bind(law, width), bind(_both_ways), learn, bind(_mean), step)
 
 
 STEEPEST = steepest(relative=True)
@@ -244,8 +242,8 @@ def nes(
     Deviations:
       The step is constant (theirs is halved on plateaus); the look at each iterate counts as a query. Full scores only.
     """
-    estimator = bind(_sampled, width, law=_normal, pairs=max(samples // 2, 1))
-    return estimated(estimator, step, queries, samples, rule, _MOMENTUM, surrogate, name)
+    estimator = bind(_sampled, width, step, law=_normal, pairs=max(samples // 2, 1))
+    return estimated(estimator, queries, samples, rule, _MOMENTUM, surrogate, name)
 
 
 def spsa(
@@ -291,5 +289,5 @@ def spsa(
     Deviations:
       It starts at the example; the look at each iterate counts as a query.
     """
-    estimator = bind(_sampled, width, law=_signs, pairs=max(samples // 2, 1))
-    return estimated(estimator, step, queries, samples, rule, _ADAM, surrogate, name)
+    estimator = bind(_sampled, width, step, law=_signs, pairs=max(samples // 2, 1))
+    return estimated(estimator, queries, samples, rule, _ADAM, surrogate, name)

@@ -84,3 +84,11 @@ def test_clips_without_an_end_and_without_room(name, key):
         found = solve(clip)
         assert best * (1 - 1e-4) <= found.value <= 1.25 * best
         assert np.all((found.witness >= clip[0]) & (found.witness <= clip[1]))
+
+
+@pytest.mark.parametrize(("kind", "share"), [("l2", 0.1), ("linf", 0.2)])
+def test_bandits_step_as_the_authors_do(kind, share, key):
+    s = getattr(jr.sets, kind)(0.5)(jnp.zeros(4))
+    f = jr.objectives.objective(lambda z: jnp.sum(z, keepdims=True) - 9.0)
+    found = jax.jit(jr.attacks.bandits(queries=4).solve)(key, f, s)  # two looks, and a pair between
+    np.testing.assert_allclose(s.distance(found.witness), share * 0.5, rtol=1e-5)
