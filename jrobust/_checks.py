@@ -39,6 +39,12 @@ def check_floating(x: Any, name: str = "x") -> None:
             )
 
 
+def check_precision(x: Any, by: str) -> None:
+    """Single or double precision: small distances and differences of scores vanish in less."""
+    if x.dtype.name not in ("float32", "float64"):
+        raise TypeError(f"{by} needs inputs of float32 or float64, got {x.dtype}; cast them (jr.evaluate does)")
+
+
 def check_batch(x: Any) -> int:
     """Floating examples [N, ...], or a tuple of such arrays; the N, which is at least 1."""
     check_floating(x)

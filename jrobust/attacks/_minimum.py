@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jrobust._checks import check_count
+from jrobust._checks import check_count, check_precision
 from jrobust._iterate import Algorithm, Iteration, iterate, violated
 from jrobust._objective import Objective
 from jrobust._oracle import Oracle, Radius, RadiusOracle, adaptive
@@ -107,9 +107,15 @@ def _iteration(choose: Any, kind: str, classes: int, *, steps: Any, until: Any) 
     return Iteration(algorithm, steps if isinstance(steps, int) else steps(kind), until)
 
 
-def _radius(adapt: Any, key: Any, f: Objective, threat: Any, x: Point) -> Radius:
+def _radius(adapt: Any, key: Any, f: Objective, threat: Any, x: Point, *, name: str) -> Radius:
+    if threat is None:
+        raise TypeError(
+            f"{name} measures distances in a threat's norm: solve(key, objective, threat, x), got None for the threat"
+        )
     s = threat(x)
-    bound = adapt(s.geometry.name, jax.eval_shape(f, s.center).shape[0] + 1).solve(key, f, s)
+    iteration = adapt(s.geometry.name, jax.eval_shape(f, s.center).shape[0] + 1)
+    check_precision(s.center, name)
+    bound = iteration.solve(key, f, s)
     radius = jnp.where(violated(bound.value), s.distance(bound.witness), jnp.inf)
     return Radius(radius, bound.witness, bound.info | {"value": bound.value})
 
@@ -134,7 +140,7 @@ def minimize(
     if not callable(steps):
         check_count(steps, "steps", name)
     adapt = bind(_iteration, choose, steps=steps, until=until)
-    return RadiusOracle("upper", bind(_radius, adapt), name=name, adapt=adapt)
+    return RadiusOracle("upper", bind(_radius, adapt, name=name), name=name, adapt=adapt)
 
 
 class Search(NamedTuple):
@@ -148,7 +154,8 @@ def _searched(state: Any, s: Any) -> Search:
     return Search(state, violated(state.value) & s.contains(state.witness, 0.0))
 
 
-def _search_init(inner: Algorithm, key: Any, f: Objective, s: Any) -> Search:
+def _search_init(inner: Algorithm, key: Any, f: Objective, s: Any, *, name: str) -> Search:
+    check_precision(s.center, name)
     return _searched(inner.init(key, f, s), s)
 
 
@@ -181,7 +188,7 @@ def _within(adapt: Any, kind: str, classes: int, *, name: str) -> Oracle:
     # the look at the projected witness takes the place of a step where steps are a query a step: a budget is a budget
     steps = max(iteration.steps - (inner.step_cost == (1, 0)), 1)
     algorithm = Algorithm(
-        bind(_search_init, inner),
+        bind(_search_init, inner, name=name),
         bind(_search_step, inner),
         bind(_search_best, inner),
         inner.init_cost,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jrobust._checks import check_precision
 from jrobust._iterate import Algorithm, iterate, violated
 from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Oracle
@@ -106,6 +107,7 @@ def cosines(length: int, count: int) -> np.ndarray:
 
 
 def one_array(s: Any, by: str) -> None:
-    """Raise unless the set is one of arrays, not a product."""
+    """Raise unless the set is one of arrays, not a product, of at least single precision."""
     if not hasattr(s.center, "shape"):
         raise TypeError(f"{by} needs a set of one array, got {s.geometry.name} of {type(s.center).__name__}")
+    check_precision(s.center, by)

@@ -92,3 +92,16 @@ def test_bandits_step_as_the_authors_do(kind, share, key):
     f = jr.objectives.objective(lambda z: jnp.sum(z, keepdims=True) - 9.0)
     found = jax.jit(jr.attacks.bandits(queries=4).solve)(key, f, s)  # two looks, and a pair between
     np.testing.assert_allclose(s.distance(found.witness), share * 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_refused_in_words(dtype, key):
+    x, f = jnp.full(4, 0.6, dtype), jr.objectives.classification(lambda z: two(z.astype(jnp.float32)), 0)
+    a, s = jr.attacks, jr.sets.l2(0.1, clip=(0, 1))(x)
+    oracles = a.nes(), a.spsa(), a.bandits(), a.simba(), a.square(), a.within(a.alma())
+    for attack in oracles:
+        with pytest.raises(TypeError, match=r"float32 or float64, got .*float16; cast them"):
+            jax.eval_shape(lambda attack=attack: attack.solve(key, f, s).value)
+    for attack in (a.fmn(), a.pdpgd(), a.carlini_wagner(), a.alma(), a.lbfgs()):
+        with pytest.raises(TypeError, match=r"float32 or float64, got .*float16; cast them"):
+            jax.eval_shape(lambda attack=attack: attack.solve(key, f, jr.sets.l2(0.1), x).value)
