@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -72,9 +72,9 @@ class Objective:
 
 
 def anchored(surrogate: Callable[[Objective, Any], Any]) -> Callable[[Objective, Any], Any]:
-    """Mark a surrogate that reads ``f.reference``, the outputs at the clean example: an attack then takes them once, at its start.
+    """A surrogate that reads ``f.reference``, the outputs at the clean example, so marked that an attack takes them once, at its start.
 
-    `jr.objectives.kl` is one.
+    `jr.objectives.kl` is one. Mark it once, outside of loops: each call makes a new function, which compiles anew.
 
     >>> import jax, jax.numpy as jnp, jrobust as jr
     >>> away = anchored(lambda f, logits: jnp.sum((logits - f.reference) ** 2))
@@ -83,8 +83,13 @@ def anchored(surrogate: Callable[[Objective, Any], Any]) -> Callable[[Objective,
     >>> print(bound.info["forwards"])  # at the example, at each step, and after the last
     7
     """
-    surrogate.anchored = True  # pyright: ignore[reportFunctionMemberAccess]
-    return surrogate
+
+    @wraps(surrogate)  # the one that was given stays as it is
+    def marked(f: Objective, outputs: Any) -> Any:
+        return surrogate(f, outputs)
+
+    marked.anchored = True  # pyright: ignore[reportFunctionMemberAccess]
+    return marked
 
 
 def is_anchored(surrogate: Any) -> bool:

@@ -147,7 +147,8 @@ def kl(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
     with_label(f, "kl")  # of a classifier, not of a batch of losses
     if f.reference is None:
         raise TypeError(
-            "kl compares with the outputs at the clean example, which this attack does not take; use pgd, rfgsm, apgd or square"
+            "kl compares with the outputs at the clean example, which this attack does not take; pgd, rfgsm, apgd, square, nes, spsa, "
+            "bandits, simba, sparse_rs and one_pixel do"
         )
     clean = jax.nn.log_softmax(f.reference)
     return jnp.sum(jnp.exp(clean) * (clean - jax.nn.log_softmax(logits)))

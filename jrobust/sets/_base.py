@@ -187,6 +187,8 @@ def check_clip(clip: Any, name: str) -> tuple[Any, Any]:
     if not (isinstance(clip, tuple | list) and len(clip) == 2):
         raise ValueError(f"{name}: clip is a pair (lo, hi) or None, got {clip!r}")
     lo, hi = clip
+    if lo is None or hi is None:
+        raise ValueError(f"{name}: an end that the clip does not have is infinite, such as (0, jnp.inf); got {clip!r}")
     if not is_traced(lo, hi) and np.any(np.asarray(lo) > np.asarray(hi)):
         raise ValueError(f"{name}: clip must have lo <= hi, got {clip!r}")
     return lo, hi

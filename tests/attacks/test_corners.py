@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import jrobust as jr
+from jrobust._objective import is_anchored
+from jrobust._tree import bind
 from jrobust.attacks._state import wrong_class
 
 
@@ -105,3 +107,23 @@ def test_half_precision_is_refused_in_words(dtype, key):
     for attack in (a.fmn(), a.pdpgd(), a.carlini_wagner(), a.alma(), a.lbfgs()):
         with pytest.raises(TypeError, match=r"float32 or float64, got .*float16; cast them"):
             jax.eval_shape(lambda attack=attack: attack.solve(key, f, jr.sets.l2(0.1), x).value)
+
+
+def test_what_does_not_fit_is_named(key):
+    f, x = jr.objectives.classification(two, 0), jnp.full(4, 0.6)
+    with pytest.raises(TypeError, match="got None for the threat"):
+        jr.attacks.fmn().solve(key, f, None, x)
+    with pytest.raises(ValueError, match="is infinite, such as"):
+        jr.sets.l2(0.1, clip=(None, 1))
+    with pytest.raises(ValueError, match="nes-1: queries must be >= 2"):
+        jr.attacks.nes(queries=1, surrogate=jr.objectives.kl).solve(key, f, jr.sets.linf(0.1)(x))
+    with pytest.raises(TypeError, match="nes, spsa, bandits, simba, sparse_rs and one_pixel do"):
+        jr.attacks.fgsm(surrogate=jr.objectives.kl).solve(key, f, jr.sets.linf(0.1)(x))
+
+
+def test_marking_a_surrogate_leaves_it_as_it_is():
+    marked = jr.objectives.anchored(jr.objectives.ce)
+    assert is_anchored(marked)
+    assert not is_anchored(jr.objectives.ce)
+    assert is_anchored(jr.objectives.anchored(bind(lambda f, logits: logits[0])))
+    assert (jr.objectives.kl.__name__, is_anchored(jr.objectives.kl)) == ("kl", True)
