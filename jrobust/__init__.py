@@ -7,7 +7,7 @@ form. Attacks are lower oracles, bound propagation upper ones, smoothing bounds 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jrobust import attacks, bounds, objectives, sets, smoothing
+from jrobust import attacks, bounds, objectives, sets, smoothing, transforms
 from jrobust._combinators import cascade, mix, restarts, shrink, strongest, tightest
 from jrobust._objective import Loss, Objective
 from jrobust._oracle import Bound, Oracle, Radius, RadiusOracle
@@ -45,6 +45,7 @@ __all__ = [
     "testing",
     "tightest",
     "training",
+    "transforms",
     "verify",
     "worst_case",
 ]

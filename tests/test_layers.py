@@ -19,7 +19,7 @@ FLOORS = (
     ("_oracle",),
     ("_loops", "sets"),
     ("_iterate", "objectives", "_model", "_records", "_progress", "_statistics"),
-    ("_combinators", "_drive"),
+    ("_combinators", "_drive", "transforms"),
     ("_transforms",),
     ("attacks", "bounds", "smoothing", "nnx", "data"),
     ("models",),

@@ -10,6 +10,7 @@ from jrobust.attacks._carlini_wagner import carlini_wagner
 from jrobust.attacks._deepfool import deepfool
 from jrobust.attacks._ead import ead
 from jrobust.attacks._estimated import nes, spsa
+from jrobust.attacks._exhaustive import grid, sampling
 from jrobust.attacks._fab import fab
 from jrobust.attacks._geoda import geoda
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
@@ -46,6 +47,7 @@ __all__ = [
     "fmn",
     "frank_wolfe",
     "geoda",
+    "grid",
     "hop_skip_jump",
     "jsma",
     "lbfgs",
@@ -57,6 +59,7 @@ __all__ = [
     "pdpgd",
     "pgd",
     "rfgsm",
+    "sampling",
     "si_fgsm",
     "sigma_zero",
     "sign_opt",

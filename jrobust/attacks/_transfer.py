@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jrobust._objective import Objective
@@ -13,7 +14,8 @@ from jrobust.typing import Float, Point
 
 
 def _fused(surrogates: tuple[Any, ...], weights: Any, z: Point) -> Float[Any, " K"]:
-    each = jnp.stack([model(z[None])[0] for model in surrogates])
+    alone = jax.tree.map(lambda a: a[None], z)
+    each = jnp.stack([model(alone)[0] for model in surrogates])
     return jnp.tensordot(weights / jnp.sum(weights), each, 1)
 
 

@@ -96,5 +96,5 @@ def check_values(threat: Threat, x: Any, first: int) -> None:
     """No NaN or inf, and inside the threat's box; ``first`` is the index of the first row."""
     parts = threat.args if isinstance(x, tuple) else (threat,)
     for part, a in zip(parts, jax.tree.leaves(x), strict=False):
-        bounded = re.fullmatch(r"l(inf|[\d.]+)(-pixels)?|box", part.name)  # the others say nothing about a box
+        bounded = re.fullmatch(r"l(inf|[\d.]+)(-pixels)?|box|point", part.name)  # the others say nothing about a box
         check_inside(a, first, *(part.args if bounded else ()))

@@ -4,6 +4,7 @@ from jrobust._objective import Loss, Objective, Stochastic, anchored, largest, o
 from jrobust.objectives._classification import ce, classification, dlr, kl, logit_difference, margins, with_label
 from jrobust.objectives._defences import bpda, eot, straight_through
 from jrobust.objectives._losses import cross_entropy, worst_logits
+from jrobust.objectives._through import through
 
 __all__ = [
     "Loss",
@@ -23,6 +24,7 @@ __all__ = [
     "objective",
     "stochastic",
     "straight_through",
+    "through",
     "with_label",
     "worst_logits",
 ]

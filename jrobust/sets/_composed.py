@@ -1,4 +1,4 @@
-"""Boxes, products of sets over a tuple of inputs, and the product of one threat over a batch."""
+"""Boxes, points, products of sets over a tuple of inputs, and the product of one threat over a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -92,6 +92,44 @@ def box(lo: Any, hi: Any) -> Threat:
     3.0
     """
     return Threat(1.0, check_clip((lo, hi), "box"), _build_box, "box")
+
+
+def _point_distance(s: Set, z: Array) -> Array:
+    return jnp.where(jnp.all(z == s.center), 0.0, jnp.inf).astype(s.center.dtype)
+
+
+_POINT = Geometry(
+    "point",
+    support=lambda s, c: jnp.sum(c * s.center),
+    argsup=lambda s, c: s.center,
+    project=lambda s, z: s.center,
+    sample=lambda s, key: s.center,
+    contains=lambda s, z, tol: jnp.all(z == s.center),
+    hull=lambda s: (s.center, s.center),
+    scale=lambda s, t: s,
+    steepest=lambda s, g, relative: jnp.zeros_like(g),
+    distance=_point_distance,
+    resize=lambda s, eps: s,
+)
+
+
+def _build_point(eps: Any, args: tuple[Any, Any], x: Any) -> Set:
+    del eps, args
+    return Set(jnp.asarray(x), (), _POINT)
+
+
+def point(*, clip: tuple[Any, Any] | None = None) -> Threat:
+    """The example alone, at every radius: the entry of a product that does not move.
+
+    Args:
+      clip: ``(lo, hi)``, what drivers hold the example against, or None.
+
+    >>> import jax.numpy as jnp
+    >>> s = product(point(), box(0.0, 1.0))((jnp.ones(2), jnp.zeros(3)))
+    >>> print(s.support((jnp.ones(2), jnp.ones(3))))
+    5.0
+    """
+    return Threat(0.0, check_clip(clip, "point"), _build_point, "point")
 
 
 def _each(method: str) -> Callable[..., Any]:

@@ -41,6 +41,8 @@ LOWER = {
     "fab within": jr.attacks.within(jr.attacks.fab(steps=20)),
     "fmn within": jr.attacks.within(jr.attacks.fmn(steps=20)),
     "square": jr.attacks.square(queries=100),
+    "grid": jr.attacks.grid(points=3),
+    "sampling": jr.attacks.sampling(samples=16),
     "shrink of an attack": jr.shrink(jr.attacks.pgd(steps=10), 0.5),
 }
 
@@ -56,6 +58,7 @@ ALIKE = {
     "apgd towards a class",
     "cascade of attacks",
     "fmn within",
+    "grid",
 }
 assert LOWER.keys() >= ALIKE
 

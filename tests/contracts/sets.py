@@ -23,6 +23,7 @@ SETS = {
     "box": (sets.box(-0.5, jnp.ones((2, 3))), _X),
     "box, degenerate": (sets.box(_X, _X), _X),
     "product": (sets.product(sets.l2(0.4), sets.box(0.0, 1.0)), (_X, _EDGE)),
+    "product with a point": (sets.product(sets.point(), sets.box(-1.0, 2.0)), (_X, _EDGE)),
     "power": (sets.power(sets.l2(0.3, clip=(0, 1))), _X),
     "l0": (sets.l0(2, clip=(0.0, 1.0)), _X),
     "l0 at the edge": (sets.l0(2.9, clip=(0.0, 1.0)), _EDGE),
