@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
-from jrobust.attacks._decision import beginning, decided, inside, to, unstarted, within_share
+from jrobust.attacks._decision import beginning, decision_based, inside, to, unstarted, within_share
 from jrobust.attacks._minimum import unit
 from jrobust.attacks._queries import Phase
 from jrobust.typing import Array, Float, Point
@@ -179,4 +179,4 @@ def boundary(
       The first violation is moved to the boundary by bisection. No end by convergence: the budget is spent.
     """
     phases, init = bind(_phases, adaptation), bind(_init, sideways, towards)
-    return decided(init, phases, queries, kinds=("l2",), by="boundary", name=name)
+    return decision_based(init, phases, queries, kinds=("l2",), by="boundary", name=name)

@@ -10,7 +10,7 @@ from jrobust._objective import Objective, largest
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
 from jrobust.attacks._minimum import adam, closer, closest, farthest, minimize, only_balls, two_ends, unfound
-from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, first, stalled
+from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, stalled, unsearched
 from jrobust.attacks._state import climb
 from jrobust.sets._sparse import largest_groups, moved_groups, spread
 from jrobust.typing import Array, Float, Point
@@ -89,14 +89,12 @@ def _bisect(state: PenaltyState, seen: Seen, s: Any, *, steps: int, searches: in
     return state._replace(multiple=multiple, w=jnp.where(ends, _coordinates(s), state.w)), ends
 
 
-def _double(
-    m: Multiple, hit: Array, over: Array, *, steps: int, searches: int, largest: float
-) -> tuple[Multiple, Array]:
-    """One step on, and whether the search ends; without a hit the multiple doubles, up to the largest."""
+def _double(m: Multiple, hit: Array, over: Array, *, steps: int, searches: int, most: float) -> tuple[Multiple, Array]:
+    """One step on, and whether the search ends; without a hit the multiple doubles, until it is beyond ``most``."""
     ends = over | (m.count + 1 >= steps)
     value = jnp.where(ends & ~hit, 2 * m.value, m.value)
     count, ended = jnp.where(ends, 0, m.count + 1), m.ended + ends
-    done = m.done | (ended >= searches) | (value > largest)
+    done = m.done | (ended >= searches) | (value > most)
     return m._replace(value=value, hit=hit & ~ends, count=count, ended=ended, done=done), ends
 
 
@@ -105,7 +103,7 @@ def _tighten(state: PenaltyState, seen: Seen, s: Any, *, steps: int, searches: i
     del s
     m = state.multiple
     hit, over = m.hit | seen.closest, seen.loss < 1e-4 * m.value
-    m, ends = _double(m, hit, over, steps=steps, searches=searches, largest=20.0)
+    m, ends = _double(m, hit, over, steps=steps, searches=searches, most=20.0)
     limit = jnp.where(ends & hit, 0.9 * jnp.minimum(state.radius, state.limit), state.limit)
     return state._replace(multiple=m, limit=limit), ends
 
@@ -119,7 +117,7 @@ def _freeze(state: PenaltyState, seen: Seen, s: Any, *, steps: int, searches: in
     few = 1 + jnp.sum(moved & (importance <= 0.01))
     few = jnp.minimum(few, jnp.ceil(0.3 * jnp.sqrt(jnp.sum(moved)))).astype(jnp.int32)
     least = largest_groups(jnp.where(moved, 1 + jnp.max(importance) - importance, 0.0), few)
-    m, ends = _double(state.multiple, seen.reached, seen.reached, steps=steps, searches=searches, largest=2e6)
+    m, ends = _double(state.multiple, seen.reached, seen.reached, steps=steps, searches=searches, most=2e6)
     free = jnp.where(seen.reached, state.free & spread(s, moved & ~least), state.free)
     return state._replace(multiple=m._replace(done=m.done | ~jnp.any(free)), free=free), ends
 
@@ -158,7 +156,7 @@ def _init(multiple: Any, key: Any, f: Objective, s: Any) -> PenaltyState:
     zero, free = jnp.zeros_like(w), jnp.ones(w.shape, bool)
     limit = farthest(s).astype(w.dtype)
     return PenaltyState(
-        s.center, w, zero, zero, multiple=first(multiple, w.dtype), limit=limit, free=free, **unfound(s)
+        s.center, w, zero, zero, multiple=unsearched(multiple, w.dtype), limit=limit, free=free, **unfound(s)
     )
 
 

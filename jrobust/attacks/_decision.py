@@ -116,7 +116,7 @@ def _for_set(phases: Any, init: Any, kind: str, classes: int, *, kinds: tuple[st
     return by_decisions(init, phases(kind), record=_record)
 
 
-def decided(init: Any, phases: Any, queries: int, *, kinds: tuple[str, ...], by: str, name: str) -> RadiusOracle:
+def decision_based(init: Any, phases: Any, queries: int, *, kinds: tuple[str, ...], by: str, name: str) -> RadiusOracle:
     """The `RadiusOracle` of a decision-based attack.
 
     Args:

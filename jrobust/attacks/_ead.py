@@ -9,7 +9,7 @@ from jrobust._objective import Objective, largest
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
 from jrobust.attacks._minimum import minimize, only_balls, unfound
-from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, first, stalled
+from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, stalled, unsearched
 from jrobust.attacks._pdpgd import shrunk
 from jrobust.attacks._state import climb, kept
 from jrobust.typing import Array, Float, Point
@@ -33,7 +33,7 @@ class ElasticState(NamedTuple):
 def _init(multiple: Any, key: Any, f: Objective, s: Any) -> ElasticState:
     del key, f
     x, found = s.center, unfound(s)
-    return ElasticState(x, x, first(multiple, x.dtype), score=found["radius"], **found)
+    return ElasticState(x, x, unsearched(multiple, x.dtype), score=found["radius"], **found)
 
 
 def _preferred(state: ElasticState, z: Point, value: Array, score: Array, s: Any) -> ElasticState:

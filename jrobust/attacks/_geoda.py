@@ -10,7 +10,7 @@ from jrobust._checks import check_count
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
-from jrobust.attacks._decision import beginning, decided, inside, search, to, unstarted
+from jrobust.attacks._decision import beginning, decision_based, inside, search, to, unstarted
 from jrobust.attacks._minimum import unit
 from jrobust.attacks._queries import Phase, cosines
 from jrobust.attacks._square import _layout
@@ -169,4 +169,4 @@ def geoda(
     if not 0 < ratio <= 1:
         raise ValueError(f"geoda: ratio must lie in (0, 1], got {ratio}")
     phases = bind(_phases, width, tolerance, rounds=_rounds(queries, decay), ratio=ratio, channels=channels)
-    return decided(bind(_init), phases, queries, kinds=("l2", "linf"), by="geoda", name=name)
+    return decision_based(bind(_init), phases, queries, kinds=("l2", "linf"), by="geoda", name=name)

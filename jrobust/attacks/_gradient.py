@@ -260,4 +260,4 @@ def frank_wolfe(*, steps: int = 40, memory: Any = 0.9, surrogate: Surrogate | No
       The step is the classic 2 / (t + 2), not a constant, and the set is not enlarged first.
     """
     algorithm = Algorithm(_wolfe_init, bind(_wolfe_step, memory, surrogate=surrogate), with_last)
-    return iterate(algorithm, steps, name=f"frank-wolfe-{steps}")
+    return iterate(algorithm, steps, name=f"frank_wolfe-{steps}")

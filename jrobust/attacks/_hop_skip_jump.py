@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
-from jrobust.attacks._decision import beginning, decided, inside, search, to, unstarted
+from jrobust.attacks._decision import beginning, decision_based, inside, search, to, unstarted
 from jrobust.attacks._minimum import two_ends, unit
 from jrobust.attacks._queries import Phase
 from jrobust.typing import Array, Float, Point
@@ -164,4 +164,4 @@ def hop_skip_jump(
       estimate is scaled as the later ones are.
     """
     phases = bind(_phases, first, gamma)
-    return decided(bind(_init), phases, queries, kinds=("l2", "linf"), by="hop_skip_jump", name=name)
+    return decision_based(bind(_init), phases, queries, kinds=("l2", "linf"), by="hop_skip_jump", name=name)

@@ -12,7 +12,7 @@ from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
 from jrobust.attacks._minimum import closer, minimize, only_balls, unfound
-from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, first
+from jrobust.attacks._multiple import Multiple, advanced, check_searches, finished, unsearched
 from jrobust.attacks._state import Surrogate, aimed, kept, ranked
 from jrobust.typing import Array, Float, Point
 
@@ -73,7 +73,7 @@ def _init(
         x,
         start,
         start,
-        first(multiple, x.dtype),
+        unsearched(multiple, x.dtype),
         target=target,
         passes=(none + (target is not None), none),
         **unfound(s),

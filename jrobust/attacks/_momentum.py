@@ -239,7 +239,7 @@ def ni_fgsm(*, steps: int = 10, step: Any = None, decay: Any = 1.0, surrogate: S
     References:
       Lin et al., Nesterov accelerated gradient and scale invariance for adversarial attacks, ICLR 2020.
     """
-    return mim(steps=steps, step=step, decay=decay, surrogate=surrogate, nesterov=True, name="ni-fgsm")
+    return mim(steps=steps, step=step, decay=decay, surrogate=surrogate, nesterov=True, name="ni_fgsm")
 
 
 def si_fgsm(
@@ -258,7 +258,7 @@ def si_fgsm(
       Lin et al., Nesterov accelerated gradient and scale invariance for adversarial attacks, ICLR 2020.
     """
     return mim(
-        steps=steps, step=step, decay=decay, surrogate=surrogate, nesterov=True, view=_scaled, views=scales, name="si-fgsm"
+        steps=steps, step=step, decay=decay, surrogate=surrogate, nesterov=True, view=_scaled, views=scales, name="si_fgsm"
     )  # fmt: skip
 
 
@@ -288,7 +288,7 @@ def di_fgsm(
       The size is drawn from a continuous range and pixels are interpolated linearly, so that one program serves all sizes.
     """
     view = bind(_diverse, resize, probability)
-    return mim(steps=steps, step=step, decay=decay, surrogate=surrogate, view=view, kernel=kernel, name="di-fgsm")
+    return mim(steps=steps, step=step, decay=decay, surrogate=surrogate, view=view, kernel=kernel, name="di_fgsm")
 
 
 def ti_fgsm(
@@ -305,7 +305,7 @@ def ti_fgsm(
     References:
       Dong et al., Evading defenses to transferable adversarial examples by translation-invariant attacks, CVPR 2019.
     """
-    return mim(steps=steps, step=step, decay=decay, surrogate=surrogate, kernel=kernel, name="ti-fgsm")
+    return mim(steps=steps, step=step, decay=decay, surrogate=surrogate, kernel=kernel, name="ti_fgsm")
 
 
 def vmi_fgsm(
@@ -329,5 +329,5 @@ def vmi_fgsm(
       Wang & He, Enhancing the transferability of adversarial attacks through variance tuning, CVPR 2021.
     """
     return mim(
-        steps=steps, step=step, decay=decay, surrogate=surrogate, neighbours=neighbours, reach=reach, name="vmi-fgsm"
+        steps=steps, step=step, decay=decay, surrogate=surrogate, neighbours=neighbours, reach=reach, name="vmi_fgsm"
     )

@@ -1,4 +1,4 @@
-"""The search for the multiple of the margin that the distance is weighed against; Carlini-Wagner, EAD and L-BFGS share it."""
+"""The search for the multiple of the margin that the distance is weighed against; Carlini-Wagner, EAD, L-BFGS and ZOO share it."""
 
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Multiple(NamedTuple):
     done: Array
 
 
-def first(value: Any, dtype: Any) -> Multiple:
+def unsearched(value: Any, dtype: Any) -> Multiple:
     """At the start of the first search."""
     number, none, no = jnp.zeros((), dtype), jnp.asarray(0, jnp.int32), jnp.asarray(False)
     return Multiple(number + value, number, number + 10 * _LARGE, no, number + jnp.inf, none, none, no)

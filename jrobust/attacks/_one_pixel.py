@@ -120,7 +120,7 @@ def one_pixel(
     steps: int = 100,
     weight: Any = 0.5,
     surrogate: Surrogate | None = None,
-    name: str = "one-pixel",
+    name: str = "one_pixel",
 ) -> Oracle:
     """One-pixel attack: differential evolution over where a pixel is and what colour it gets. No gradients.
 

@@ -74,7 +74,7 @@ def sigma_zero(
     sigma: Any = 1e-3,
     threshold: Any = 0.3,
     adapt: Any = 0.01,
-    name: str = "sigma-zero",
+    name: str = "sigma_zero",
 ) -> RadiusOracle:
     """Sigma-zero: Adam on the margin plus a smooth count of changed entries; changes below a threshold go back to zero.
 

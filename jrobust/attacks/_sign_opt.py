@@ -9,12 +9,23 @@ from jrobust._checks import check_count
 from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind, where
-from jrobust.attacks._decision import FINEST, beginning, decided, inside, noise, search, to, unstarted, within_share
+from jrobust.attacks._decision import (
+    FINEST,
+    START,
+    beginning,
+    decision_based,
+    inside,
+    noise,
+    search,
+    to,
+    unstarted,
+    within_share,
+)
 from jrobust.attacks._minimum import unit
 from jrobust.attacks._queries import Phase
 from jrobust.typing import Array, Float, Point
 
-_START, _SIGNS, _LINE, _REFINE = 0, 2, 3, 4
+_SIGNS, _LINE, _REFINE = 2, 3, 4
 _TRIES = 15  # of the line search, either way
 _SHRINK = 0.99
 _SMALLEST = 1e-5  # of the smoothing: less does not change a unit direction in float32
@@ -83,7 +94,7 @@ def _first_learnt(key: Any, state: DirectionState, s: Any, z: Point, hit: Array,
 def _next_start(state: DirectionState, *, starts: int) -> DirectionState:
     """Another random direction, or the descent: the example itself was the first of those tried."""
     enough = (state.tried > starts) & jnp.isfinite(state.reach)
-    return where(enough, _descend(state), to(_START, state))
+    return where(enough, _descend(state), to(START, state))
 
 
 def _reached(key: Any, state: DirectionState, s: Any, near: Point, *, starts: int) -> DirectionState:
@@ -250,4 +261,4 @@ def sign_opt(
     for what, count in (("starts", starts), ("samples", samples)):
         check_count(count, what, "sign_opt")
     phases, init = bind(_phases, starts=starts, samples=samples), bind(_init, step, smoothing)
-    return decided(init, phases, queries, kinds=("l2",), by="sign_opt", name=name)
+    return decision_based(init, phases, queries, kinds=("l2",), by="sign_opt", name=name)

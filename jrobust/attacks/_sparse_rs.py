@@ -104,7 +104,7 @@ def sparse_rs(
     alpha: Any = 0.3,
     resc_schedule: bool = True,
     surrogate: Surrogate | None = None,
-    name: str = "sparse-rs",
+    name: str = "sparse_rs",
 ) -> Oracle:
     """Sparse random search: some of the changed pixels are exchanged for others, and a change is kept where the surrogate rises.
 

@@ -11,16 +11,16 @@ from jrobust._objective import Objective
 from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
 from jrobust.attacks._minimum import closer, minimize, only_balls, unfound
+from jrobust.attacks._multiple import Multiple, advanced, unsearched
 from jrobust.attacks._queries import Phase, at_once, by_scores
 from jrobust.sets._base import clamp
 from jrobust.typing import Array, Float, Point
 
 _LOOK, _PLUS, _MINUS = range(3)
-_LARGE = 1e9
 
 
 class CoordinateState(NamedTuple):
-    """The iterate, Adam's moments and counts of each coordinate, the one in turn, the closest violation, and the search."""
+    """The iterate, Adam's moments and counts of each coordinate, the one in turn, the multiple, the closest violation."""
 
     phase: Array
     z: Point
@@ -29,11 +29,7 @@ class CoordinateState(NamedTuple):
     epochs: Point
     at: Array
     up: Float[Array, ""]
-    multiple: Float[Array, ""]
-    low: Float[Array, ""]
-    high: Float[Array, ""]
-    hit: Array
-    count: Array
+    multiple: Multiple
     radius: Float[Array, ""]
     value: Float[Array, ""]
     witness: Point
@@ -42,7 +38,7 @@ class CoordinateState(NamedTuple):
 def _init(multiple: Any, key: Any, f: Objective, s: Any) -> CoordinateState:
     del key, f
     x, none = s.center, jnp.asarray(0, jnp.int32)
-    zero, number = jnp.zeros_like(x), jnp.zeros((), x.dtype)
+    zero = jnp.zeros_like(x)
     return CoordinateState(
         phase=none,
         z=x,
@@ -50,12 +46,8 @@ def _init(multiple: Any, key: Any, f: Objective, s: Any) -> CoordinateState:
         square=zero,
         epochs=zero,
         at=none,
-        up=number,
-        multiple=number + multiple,
-        low=number,
-        high=number + 10 * _LARGE,
-        hit=jnp.asarray(False),
-        count=none,
+        up=jnp.zeros((), x.dtype),
+        multiple=unsearched(multiple, x.dtype),
         **unfound(s),
     )
 
@@ -85,18 +77,28 @@ def _beside(width: Any, key: Any, state: CoordinateState, s: Any, *, sign: int) 
 def _one_side(key: Any, state: CoordinateState, s: Any, z: Point, margin: Array) -> CoordinateState:
     del key, s, z
     up = margin.astype(state.up.dtype)
-    return state._replace(up=up, hit=state.hit | violated(up), phase=jnp.asarray(_MINUS, jnp.int32))
+    multiple = state.multiple._replace(hit=state.multiple.hit | violated(up))
+    return state._replace(up=up, multiple=multiple, phase=jnp.asarray(_MINUS, jnp.int32))
 
 
 def _both_sides(
-    step: Any, width: Any, key: Any, state: CoordinateState, s: Any, z: Point, margin: Array, *, pairs: int
+    step: Any,
+    width: Any,
+    key: Any,
+    state: CoordinateState,
+    s: Any,
+    z: Point,
+    margin: Array,
+    *,
+    pairs: int,
+    searches: int,
 ) -> CoordinateState:
     """One coordinate's step of Adam; at the end of a search another multiple, from the example again."""
     del z
     at, (_, lo, hi) = state.at, s.params
     down = margin.astype(state.up.dtype)
-    hit = state.hit | violated(down)
-    penalty = state.multiple * (jnp.maximum(-state.up, 0.0) - jnp.maximum(-down, 0.0)) / (2 * width)
+    m = state.multiple._replace(hit=state.multiple.hit | violated(down))
+    penalty = m.value * (jnp.maximum(-state.up, 0.0) - jnp.maximum(-down, 0.0)) / (2 * width)
     slope = 2 * (state.z - s.center).ravel()[at] + jnp.where(jnp.isfinite(penalty), penalty, 0.0)
     epoch = state.epochs.ravel()[at] + 1
     mean = 0.9 * state.mean.ravel()[at] + 0.1 * slope
@@ -106,22 +108,14 @@ def _both_sides(
     def put(a: Array, entry: Array) -> Array:
         return a.ravel().at[at].set(entry.astype(a.dtype)).reshape(a.shape)
 
-    count = state.count + 1
-    ends = count >= pairs
-    low = jnp.where(ends & ~hit, jnp.maximum(state.low, state.multiple), state.low)
-    high = jnp.where(ends & hit, jnp.minimum(state.high, state.multiple), state.high)
-    following = jnp.where(high < _LARGE, 0.5 * (low + high), 10 * state.multiple)
+    m, ends = advanced(m, jnp.asarray(False), steps=pairs, searches=searches)
     z = clamp(put(state.z, state.z.ravel()[at] - move), lo, hi)
     new = state._replace(
         z=jnp.where(ends, s.center, z),
         mean=jnp.where(ends, 0.0, put(state.mean, mean)),
         square=jnp.where(ends, 0.0, put(state.square, square)),
         epochs=jnp.where(ends, 0.0, put(state.epochs, epoch)),
-        multiple=jnp.where(ends, following, state.multiple),
-        low=low,
-        high=high,
-        hit=hit & ~ends,
-        count=jnp.where(ends, 0, count),
+        multiple=m,
     )
     return _turn(key, new, s)
 
@@ -141,7 +135,7 @@ def _for_set(
     phases = (
         Phase(bind(_itself), bind(_looked)),
         Phase(bind(_beside, width, sign=1), bind(_one_side)),
-        Phase(bind(_beside, width, sign=-1), bind(_both_sides, step, width, pairs=pairs)),
+        Phase(bind(_beside, width, sign=-1), bind(_both_sides, step, width, pairs=pairs, searches=searches)),
     )
     return by_scores(bind(_init, multiple), phases, record=_record, own=False)
 
@@ -160,7 +154,7 @@ def zoo(
     Args:
       queries: forward passes at most, >= 1 (structure); two a coordinate's step.
       searches: how many multiples are tried, with an equal share of the queries each, >= 1 (structure): ten times larger until one
-        succeeds, then by bisection.
+        succeeds, then by bisection; of ten or more the last takes the smallest that was enough.
       step: of Adam, in the units of the input; traced.
       width: of the central differences, in the units of the input; traced.
       multiple: the first one, > 0; traced.

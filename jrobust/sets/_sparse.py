@@ -46,8 +46,8 @@ def spread(s: Set, groups: Array) -> Array:
 
 def budget(s: Set) -> Array:
     """How many groups of an L0 set may move."""
-    # an eps that was computed may lie a rounding below its integer
-    return jnp.floor(s.params[0] * (1 + 1e-6)).astype(jnp.int32)
+    # an eps that was computed may lie a rounding below its integer; of large ones no more is forgiven
+    return jnp.floor(s.params[0] + jnp.minimum(1e-6 * s.params[0], 0.01)).astype(jnp.int32)
 
 
 PIXELS = "l0-pixels"

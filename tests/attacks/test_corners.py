@@ -9,6 +9,7 @@ import jrobust as jr
 from jrobust._objective import is_anchored
 from jrobust._tree import bind
 from jrobust.attacks._state import wrong_class
+from jrobust.sets._sparse import budget
 
 
 def two(z):
@@ -127,3 +128,14 @@ def test_marking_a_surrogate_leaves_it_as_it_is():
     assert not is_anchored(jr.objectives.ce)
     assert is_anchored(jr.objectives.anchored(bind(lambda f, logits: logits[0])))
     assert (jr.objectives.kl.__name__, is_anchored(jr.objectives.kl)) == ("kl", True)
+
+
+def test_a_count_is_rounded_down_but_for_rounding():
+    counts = [3.0, 30 * np.float32(0.1), 2.9, 2e6, 2.0**24]
+    s = jr.sets.l0(0.0, clip=(0, 1))(jnp.zeros(4))
+    assert [int(budget(s.resize(jnp.asarray(eps, jnp.float32)))) for eps in counts] == [3, 3, 2, 2_000_000, 2**24]
+
+
+def test_tables_name_an_attack_as_its_function():
+    for name in ("sigma_zero", "one_pixel", "sparse_rs", "hop_skip_jump", "frank_wolfe", "vmi_fgsm", "carlini_wagner"):
+        assert getattr(jr.attacks, name)().name.split("-")[0] == name
