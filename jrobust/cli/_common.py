@@ -75,11 +75,27 @@ def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any
         "crown": lambda: jr.cascade(jr.bounds.ibp(), jr.bounds.crown_ibp(), jr.bounds.crown()),
     }
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
-            hint = f" did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown oracle {name!r};{hint} there are {', '.join(known)}")
+        _known(name, known, "oracle")
     return {name: known[name]() for name in dict.fromkeys(names) if name != "clean"}
+
+
+def transform(name: str) -> jr.transforms.Transform:
+    """The transform of this name, with its published range.
+
+    Raises:
+      ValueError: an unknown name; the nearest is suggested.
+    """
+    parts = ("Transform", "chain", "interpolate")
+    known = {n.replace("_", "-"): getattr(jr.transforms, n) for n in jr.transforms.__all__ if n not in parts}
+    return _known(name, known, "transform")()
+
+
+def _known(name: str, known: Mapping[str, Callable[[], Any]], what: str) -> Callable[[], Any]:
+    if name not in known:
+        near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {what} {name!r};{hint} there are {', '.join(known)}")
+    return known[name]
 
 
 def load_model(path: str) -> Callable[[Any], Any]:

@@ -1,6 +1,7 @@
 """``jrobust evaluate``: oracles over a data set, at some radii."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ def evaluate(
     oracle: tuple[str, ...] = ("clean", "pgd", "crown-ibp"),
     eps: tuple[_common.Number, ...] = (),
     norm: Literal["linf", "l2", "l1", "l0", "l0-pixels"] = "linf",
+    transform: str | None = None,
     n: int | None = None,
     split: Literal["test", "train"] = "test",
     data_dir: str | None = None,
@@ -51,6 +53,8 @@ def evaluate(
         crown-ibp, crown (tight, slow).
       eps: radii in input units, as many as you like (0.1, 8/255); by default the run's own.
       norm: of the perturbation; of l0 and l0-pixels, --eps is how many entries or pixels may change.
+      transform: what changes in the images instead of a norm: rotation, rotation-translation, flow, hue, brightness, colour-filter,
+        caa, ... (every name of jr.transforms). --eps is then the share of its published range, in [0, 1]; by default the whole, 1.
       n: only the first N examples.
       split: of the run's data set.
       data_dir: tensorflow_datasets directory of the run's data set; by default as in training, or $TFDS_DATA_DIR.
@@ -64,28 +68,33 @@ def evaluate(
       quiet: no progress bar.
     """
     config: dict[str, Any] = {"command": "evaluate", **locals()}
+    change = None if transform is None else _common.transform(transform)
+    if change is not None:
+        oracle, eps = _for_transform(oracle, eps or (1.0,), norm)
+        config["oracle"] = oracle
     oracles = _common.oracles(oracle, steps=steps, restarts=restarts)
     if surrogate:
         models = [_common.load_model(name) for name in surrogate]
-        oracles = {name: _transferred(name, o, models) for name, o in oracles.items()}
+        oracles = {name: _transferred(name, o, _seeing(change, models)) for name, o in oracles.items()}
     net, xs, ys, trained = _subject(run, model, x, y, split, n, data_dir)
     radii = tuple(sorted(set(eps))) or ((float(trained["eps"]),) if "eps" in trained else ())
     if not radii:
         raise ValueError("give at least one radius, such as --eps 0.1")
-    threat = _common.NORMS[norm](0.0, clip=(0, 1))
+    threat = _common.NORMS[norm](0.0, clip=(0, 1)) if change is None else change.threat()
+    inputs = xs if change is None else change.inputs(xs)
     config |= {"eps": radii}
     folder = _folder(out, run, config)
     if folder is not None:
         jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
     curve = jr.evaluation.curve(
-        net, xs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
+        _seeing(change, [net])[0], inputs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
         batch_size=batch_size, out=folder, progress=not quiet,
     )  # fmt: skip
     title = Path(run).name if run is not None else str(model)
     section = Section(
         title,
         rows_of(curve, model=title, seed=seed),
-        gallery=gallery_of(curve, net, xs, ys),
+        gallery=gallery_of(curve, net, xs, ys, None if change is None else change.images),
         command=_common.command_of("evaluate", config, evaluate),
         versions=_common.versions(),
         config=config,
@@ -96,6 +105,23 @@ def evaluate(
         section.save(folder)
         print(f"saved in {folder}; next: jrobust report {folder}")
     return section
+
+
+def _for_transform(
+    oracle: tuple[str, ...], eps: tuple[float, ...], norm: str
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Oracles and shares of a transform's range; what bounds proofs have of it is loose, so none is asked by default."""
+    if norm != "linf":
+        raise ValueError(f"give --norm {norm} or --transform, not both")
+    if not all(0 <= e <= 1 for e in eps):
+        raise ValueError(f"with --transform, --eps is the share of its range, in [0, 1]; got {max(eps, key=abs):g}")
+    default = inspect.signature(evaluate).parameters["oracle"].default
+    return ("clean", "sampling", "pgd") if oracle == default else oracle, eps
+
+
+def _seeing(change: Any, models: Sequence[Any]) -> list[Any]:
+    """The models of images as models of images and parameters, where there is a transform."""
+    return [model if change is None else change.model(model) for model in models]
 
 
 def _transferred(name: str, oracle: Any, models: Sequence[Any]) -> Any:
@@ -128,8 +154,13 @@ def _folder(out: str | None, run: str | None, config: Mapping[str, Any]) -> Path
     return Path(run) / f"evaluate-{hashlib.sha256(json.dumps(question).encode()).hexdigest()[:8]}"
 
 
-def gallery_of(curve: Curve, model: Any, x: np.ndarray, y: np.ndarray, most: int = 8) -> Gallery | None:
-    """Examples that an attack broke at the smallest radius where it broke some (else the first ones that it tried)."""
+def gallery_of(
+    curve: Curve, model: Any, x: np.ndarray, y: np.ndarray, rendered: Any = None, most: int = 8
+) -> Gallery | None:
+    """Examples that an attack broke at the smallest radius where it broke some (else the first ones that it tried).
+
+    ``rendered`` makes images of witnesses that are tuples.
+    """
     if np.ndim(x) not in (2, 4):
         return None
     found = [(e, r) for e in curve.evaluations for r in e.results.values() if r.witness is not None]
@@ -138,6 +169,7 @@ def gallery_of(curve: Curve, model: Any, x: np.ndarray, y: np.ndarray, most: int
     broke = [(e, r) for e, r in found if (r.correct & ~r.holds).any()]
     evaluation, result = (broke or found)[0]
     index = np.flatnonzero(result.correct & ~result.holds if broke else result.correct)[:most]
-    clean, witness = np.asarray(x[index], np.float32), np.asarray(result.witness)[index]
+    clean, witness = np.asarray(x[index], np.float32), jax.tree.map(lambda a: np.asarray(a)[index], result.witness)
+    witness = witness if rendered is None else np.asarray(rendered(*witness))
     before, after = (np.asarray(jnp.argmax(model(jnp.asarray(z)), -1)) for z in (clean, witness))
     return Gallery(clean, witness, np.asarray(y)[index], before, after, f"{result.name} at {evaluation.threat}")

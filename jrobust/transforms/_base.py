@@ -87,7 +87,7 @@ def chain(*transforms: Transform, name: str | None = None) -> Transform:
         raise TypeError(f"chain takes transforms: chain(rotation(), brightness()); got {given}")
     channels = {t.channels for t in transforms if t.channels is not None}
     return Transform(
-        name or " + ".join(t.name for t in transforms),
+        name or "+".join(t.name for t in transforms),
         bind(_in_turn, tuple(as_pytree(t.render) for t in transforms), counts=tuple(len(t.ranges) for t in transforms)),
         lambda shape: tuple(theta for t in transforms for theta in t.identity(shape)),
         tuple(ends for t in transforms for ends in t.ranges),

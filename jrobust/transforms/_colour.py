@@ -253,7 +253,7 @@ def caa(*, order: tuple[int, ...] = (0, 1, 2, 3, 4, 5), eps: Any = 8 / 255) -> T
       eps: the Linf radius.
 
     >>> caa(order=(2, 3)).name
-    'rotation + brightness'
+    'rotation+brightness'
 
     References:
       Hsiung, Tsai, Chen & Ho, Towards compositional adversarial robustness: generalizing adversarial training to composite semantic
