@@ -2,8 +2,14 @@
 
 import importlib.util
 import os
+from importlib.metadata import version
 
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+# the second flag saves a third of the time; later versions do not know it, and refuse to start
+os.environ["XLA_FLAGS"] = " ".join(
+    ["--xla_backend_optimization_level=0"]
+    + ["--xla_cpu_use_fusion_emitters=false"] * version("jaxlib").startswith("0.10.")
+    + [os.environ.get("XLA_FLAGS", "")]
+)
 
 import jax
 import jaxtyping

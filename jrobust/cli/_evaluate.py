@@ -34,6 +34,8 @@ def evaluate(
     restarts: int = 5,
     nested: bool = False,
     surrogate: tuple[str, ...] = (),
+    substitute: str | None = None,
+    seeds: int = 150,
     batch_size: int = 256,
     seed: int = 0,
     out: str | None = None,
@@ -62,6 +64,9 @@ def evaluate(
       restarts: of pgd, each from a random start.
       nested: the largest radius first; what an attack did not break there it is not asked about again at smaller ones (much faster).
       surrogate: pkg.module:function, models that the attacks are crafted on instead (transfer); of several the mean of the logits.
+      substitute: a model as in jrobust train (mlp, cnn-small, ...), trained on the labels that the model in question gives; attacks
+        are then crafted on it instead (Papernot's black box). It joins --surrogate.
+      seeds: how many examples, the last ones, the substitute starts from; they are not evaluated. It asks for 32 labels a seed.
       batch_size: examples at once.
       seed: of the attacks.
       out: directory for the results; by default one inside the run (none with --model).
@@ -73,10 +78,14 @@ def evaluate(
         oracle, eps = _for_transform(oracle, eps or (1.0,), norm)
         config["oracle"] = oracle
     oracles = _common.oracles(oracle, steps=steps, restarts=restarts)
-    if surrogate:
-        models = [_common.load_model(name) for name in surrogate]
+    models = [_common.load_model(name) for name in surrogate]
+    net, xs, ys, trained = _subject(run, model, x, y, split, data_dir)
+    if substitute is not None:
+        learned, xs, ys = _substitute(substitute, net, xs, ys, seeds, seed, quiet)
+        models.append(learned)
+    xs, ys = _common.first(xs, ys, n)
+    if models:
         oracles = {name: _transferred(name, o, _seeing(change, models)) for name, o in oracles.items()}
-    net, xs, ys, trained = _subject(run, model, x, y, split, n, data_dir)
     radii = tuple(sorted(set(eps))) or ((float(trained["eps"]),) if "eps" in trained else ())
     if not radii:
         raise ValueError("give at least one radius, such as --eps 0.1")
@@ -130,20 +139,37 @@ def _transferred(name: str, oracle: Any, models: Sequence[Any]) -> Any:
     return jr.attacks.transfer(oracle, *models) if oracle.side == "lower" else oracle
 
 
+def _substitute(
+    name: str, net: Any, x: np.ndarray, y: np.ndarray, seeds: int, seed: int, quiet: bool
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """A model trained on the answers of ``net`` to the last examples, and the others."""
+    if not 1 <= seeds < len(x):
+        raise ValueError(f"--seeds must be at least 1 and leave examples to evaluate, got {seeds} of {len(x)}")
+    classes = jax.eval_shape(net, jnp.asarray(x[:1])).shape[-1]
+    apply, params, rest = jr.nnx.functional(jr.models.create(name, shape=x.shape[1:], classes=classes, seed=seed))
+    label = jax.jit(lambda batch: jnp.argmax(net(batch), -1))
+    found = jr.training.substitute(
+        label, apply, params, rest, x[-seeds:], key=jax.random.key(seed), batch_size=min(64, seeds)
+    )
+    if not quiet:
+        agree = np.mean(np.asarray(jnp.argmax(found.model(x[-seeds:]), -1) == label(x[-seeds:])))
+        _common.say(f"substitute {name}: {found.queries} labels asked for, agrees on {agree:.3f} of its {seeds} seeds")
+    return found.model, x[:-seeds], y[:-seeds]
+
+
 def _subject(
-    run: str | None, model: str | None, x: str | None, y: str | None, split: str, n: int | None, data_dir: str | None
+    run: str | None, model: str | None, x: str | None, y: str | None, split: str, data_dir: str | None
 ) -> tuple[Any, np.ndarray, np.ndarray, Mapping[str, Any]]:
     if (run is None) == (model is None):
         raise ValueError("give either --run DIR, or --model pkg.module:function with --x X.npy --y Y.npy")
     if run is not None:
         if x is not None or y is not None:
             raise ValueError("--x and --y go with --model; a run brings its own data set")
-        return _common.load_run(run, split, n, data_dir)
+        return _common.load_run(run, split, None, data_dir)
     if x is None or y is None:
         raise ValueError("--model needs --x X.npy and --y Y.npy")
     assert model is not None
-    arrays = _common.first(_common.load_array(x, "--x"), _common.load_array(y, "--y"), n)
-    return _common.load_model(model), *arrays, {}
+    return _common.load_model(model), _common.load_array(x, "--x"), _common.load_array(y, "--y"), {}
 
 
 def _folder(out: str | None, run: str | None, config: Mapping[str, Any]) -> Path | None:

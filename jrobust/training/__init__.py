@@ -5,10 +5,12 @@ from jrobust.training._losses import blend, certified
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
 from jrobust.training._step import Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
+from jrobust.training._substitute import Substitute, substitute
 
 __all__ = [
     "Schedule",
     "Scheduled",
+    "Substitute",
     "TrainState",
     "accuracy",
     "blend",
@@ -25,4 +27,5 @@ __all__ = [
     "scheduled",
     "smoothed",
     "start_run",
+    "substitute",
 ]
