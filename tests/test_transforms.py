@@ -11,6 +11,7 @@ import pytest
 
 import jrobust as jr
 from jrobust.transforms._geometric import rotated
+from jrobust.transforms._recolour import _displacement, luv, rgb
 
 _rng = np.random.default_rng(0)
 IMAGE = jnp.asarray(_rng.uniform(size=(6, 5, 3)), jnp.float32)
@@ -30,6 +31,7 @@ TRANSFORMS = {
     "pixels": T.pixels(),
     "hsv_shift": T.hsv_shift(),
     "colour_filter": T.colour_filter(pieces=8),
+    "recolour": T.recolour(resolution=(3, 4, 5)),
     "caa": T.caa(),
 }
 
@@ -128,6 +130,24 @@ def test_a_colour_filter_is_the_published_curve():
     assert T.colour_filter(1.0).ranges == ((1.0, 1.0),)
 
 
+def test_a_lattice_maps_colours():
+    # of sRGB red, as tables of colours have it: L = 53.24, u = 175.0, v = 37.8
+    np.testing.assert_allclose(luv(jnp.array([1.0, 0.0, 0.0])), [0.5324, 1.375, 0.689], atol=1e-3)
+    np.testing.assert_allclose(luv(jnp.ones(3)), [1.0, 0.5, 0.5], atol=1e-3)
+    there_and_back = jax.jit(lambda c: rgb(luv(c)))
+    np.testing.assert_allclose(there_and_back(CORNERS), CORNERS, atol=2e-4)
+    lattice = jnp.asarray(_rng.uniform(-0.06, 0.06, size=(3, 4, 5, 3)), jnp.float32)
+    image = IMAGE.at[5].set(IMAGE[0])
+    out = jax.jit(T.recolour().render)(image, lattice)
+    np.testing.assert_array_equal(out[5], out[0])  # the same colours
+    assert np.max(np.abs(out - image)) > 0.03
+    # between two points of the lattice it is linear, and at a point the point's own
+    at = jnp.array([[0.5, 2 / 3, 0.25], [0.75, 2 / 3, 0.25]])
+    moved = _displacement(lattice, at)
+    np.testing.assert_allclose(moved[0], lattice[1, 2, 1], atol=1e-6)
+    np.testing.assert_allclose(moved[1], 0.5 * (lattice[1, 2, 1] + lattice[2, 2, 1]), atol=1e-6)
+
+
 def test_a_chain_takes_its_transforms_in_turn():
     a, b = T.brightness(), T.contrast()
     one = T.chain(a, b).render(IMAGE, jnp.float32(0.1), jnp.float32(0.8))
@@ -150,6 +170,8 @@ def test_a_chain_takes_its_transforms_in_turn():
         (lambda: T.hsv_shift(0.7), "turns"),
         (lambda: T.colour_filter(0.5), "eps must be a number >= 1"),
         (lambda: T.colour_filter(pieces=0), "pieces"),
+        (lambda: T.recolour(-1.0), "bound"),
+        (lambda: T.recolour(resolution=(1, 2, 2)), "resolution"),
         (lambda: T.caa(order=(0, 0)), "different numbers"),
         (lambda: T.hue().inputs(np.zeros((2, 4, 4, 1))), "3 channels"),
         (lambda: T.rotation().inputs(np.zeros((2, 4))), "images"),

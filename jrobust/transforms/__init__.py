@@ -6,6 +6,7 @@ One line each: ``evaluate(t.model(net), t.inputs(x), y, threat=t.threat(), oracl
 from jrobust.transforms._base import Transform, chain
 from jrobust.transforms._colour import brightness, caa, colour_filter, contrast, hsv_shift, hue, pixels, saturation
 from jrobust.transforms._geometric import flow, interpolate, rotation, rotation_translation, translation
+from jrobust.transforms._recolour import recolour
 
 __all__ = [
     "Transform",
@@ -19,6 +20,7 @@ __all__ = [
     "hue",
     "interpolate",
     "pixels",
+    "recolour",
     "rotation",
     "rotation_translation",
     "saturation",
