@@ -1,5 +1,6 @@
 """Attacks: lower bounds on a worst case, each with a witness."""
 
+from jrobust.attacks import placements as placements
 from jrobust.attacks._adaptive_norm import ddn, fmn
 from jrobust.attacks._alma import alma
 from jrobust.attacks._apgd import apgd
@@ -21,6 +22,7 @@ from jrobust.attacks._minimum import minimize, within
 from jrobust.attacks._momentum import bim, di_fgsm, mim, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
 from jrobust.attacks._one_pixel import one_pixel
 from jrobust.attacks._pdpgd import pdpgd
+from jrobust.attacks._physical import lavan, patch, rp2
 from jrobust.attacks._rules import steepest
 from jrobust.attacks._sigma_zero import sigma_zero
 from jrobust.attacks._sign_opt import sign_opt
@@ -28,6 +30,7 @@ from jrobust.attacks._simba import simba
 from jrobust.attacks._sparse_rs import sparse_rs
 from jrobust.attacks._square import square
 from jrobust.attacks._transfer import transfer
+from jrobust.attacks._universal import placed, uap, universal
 from jrobust.attacks._zoo import zoo
 
 __all__ = [
@@ -50,15 +53,19 @@ __all__ = [
     "grid",
     "hop_skip_jump",
     "jsma",
+    "lavan",
     "lbfgs",
     "mim",
     "minimize",
     "nes",
     "ni_fgsm",
     "one_pixel",
+    "patch",
     "pdpgd",
     "pgd",
+    "placed",
     "rfgsm",
+    "rp2",
     "sampling",
     "si_fgsm",
     "sigma_zero",
@@ -70,6 +77,8 @@ __all__ = [
     "steepest",
     "ti_fgsm",
     "transfer",
+    "uap",
+    "universal",
     "vmi_fgsm",
     "within",
     "zoo",

@@ -55,8 +55,8 @@ NORMS: dict[str, Callable[..., Any]] = {
 }
 
 
-_PARTS = ("minimize", "steepest", "transfer", "within")
-"""Names of `jr.attacks` that make attacks and are none."""
+_PARTS = ("lavan", "minimize", "patch", "placed", "rp2", "steepest", "transfer", "uap", "universal", "within")
+"""Names of `jr.attacks` that are no oracle of one example: parts of attacks, and perturbations of many (`jrobust attack`)."""
 
 
 def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any]:
