@@ -88,7 +88,7 @@ def anchored(surrogate: Callable[[Objective, Any], Any]) -> Callable[[Objective,
     def marked(f: Objective, outputs: Any) -> Any:
         return surrogate(f, outputs)
 
-    marked.anchored = True  # pyright: ignore[reportFunctionMemberAccess]
+    marked.anchored = True  # pyright: ignore[reportAttributeAccessIssue]
     return marked
 
 

@@ -32,9 +32,9 @@ def accuracy(model, oracle=None):
 def test_a_rounding_defence_only_hides_the_gradient():
     through = straight_through(rounded)
     bare, defended, honest = (accuracy(m) for m in (net, lambda x: net(rounded(x)), lambda x: net(through(x))))
-    assert bare < 0.1
-    assert defended > 0.5  # the gradient is zero: PGD stays at its random start
-    assert honest < 0.1
+    # the gradient is zero: PGD stays at its random start
+    assert defended >= 0.9
+    assert max(bare, honest) <= 0.05
 
 
 def test_a_random_defence_is_attacked_in_expectation(key):

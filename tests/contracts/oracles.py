@@ -80,11 +80,11 @@ ESTIMATE = {
 RADIUS = {
     "fab": (jr.attacks.fab(steps=20), {"linf": 1.01, "l2": 1.01, "l1": 1.01}),
     "fab-t": (jr.attacks.fab(steps=20, rank=1), {"l2": 1.01}),
-    "deepfool": (jr.attacks.deepfool(), {"l2": 1.08, "linf": 1.2}),
-    "fmn": (jr.attacks.fmn(steps=30), {"linf": 1.01, "l2": 1.01, "l1": 1.02, "l0": 1.5}),
+    "deepfool": (jr.attacks.deepfool(), {"l2": 1.03, "linf": 1.03}),
+    "fmn": (jr.attacks.fmn(steps=30), {"linf": 1.01, "l2": 1.01, "l1": 1.01, "l0": 1.5}),
     "sigma_zero": (jr.attacks.sigma_zero(steps=60), {"l0": 1.0}),
-    "ddn": (jr.attacks.ddn(), {"l2": 1.01}),
-    "pdpgd": (jr.attacks.pdpgd(), {"linf": 1.02, "l2": 1.01, "l1": 1.02}),
+    "ddn": (jr.attacks.ddn(), {"l2": 1.003}),
+    "pdpgd": (jr.attacks.pdpgd(), {"linf": 1.01, "l2": 1.01, "l1": 1.01}),
     "carlini_wagner": (jr.attacks.carlini_wagner(steps=200, searches=8, step=0.02), {"l2": 1.03}),
     "carlini_wagner on linf": (jr.attacks.carlini_wagner(steps=50, step=0.02), {"linf": 1.12}),
     "carlini_wagner on l0": (
@@ -93,7 +93,7 @@ RADIUS = {
     ),
     "ead": (jr.attacks.ead(steps=200, searches=8), {"l1": 1.11}),
     "alma": (jr.attacks.alma(steps=400), {"l2": 1.01, "l1": 1.01}),
-    "lbfgs": (jr.attacks.lbfgs(steps=20), {"l2": 1.12}),
+    "lbfgs": (jr.attacks.lbfgs(steps=20), {"l2": 1.11}),
     "bim by bisection": (jr.critical_radius(jr.attacks.bim(), upper=2.0, steps=10), {"linf": 1.05}),
 }
 
@@ -105,11 +105,11 @@ BLACK_BOX = {
     "bandits": (jr.attacks.bandits(queries=1000), {"linf": 800, "l2": 200}),
     "simba": (jr.attacks.simba(queries=200), {"linf": 41, "l2": 41}),
     "simba, dct": (jr.attacks.simba(queries=200, basis="dct", ratio=1.0), {"l2": 41}),
-    "zoo": (jr.attacks.zoo(queries=4000, searches=4, step=0.02, multiple=0.1), {"l2": 1.08}),
-    "boundary": (jr.attacks.boundary(queries=1000, sideways=0.1, towards=0.02), {"l2": 1.12}),
-    "hop_skip_jump": (jr.attacks.hop_skip_jump(queries=1000), {"l2": 1.1, "linf": 1.2}),
-    "sign_opt": (jr.attacks.sign_opt(queries=1000, starts=10, samples=40), {"l2": 1.03}),
-    "geoda": (jr.attacks.geoda(queries=1000), {"l2": 1.1, "linf": 1.1}),
+    "zoo": (jr.attacks.zoo(queries=4000, searches=4, step=0.02, multiple=0.1), {"l2": 1.09}),
+    "boundary": (jr.attacks.boundary(queries=1000, sideways=0.1, towards=0.02), {"l2": 1.1}),
+    "hop_skip_jump": (jr.attacks.hop_skip_jump(queries=1000), {"l2": 1.08, "linf": 1.1}),
+    "sign_opt": (jr.attacks.sign_opt(queries=1000, starts=10, samples=40), {"l2": 1.02}),
+    "geoda": (jr.attacks.geoda(queries=1000), {"l2": 1.08, "linf": 1.09}),
 }
 
 
