@@ -1,4 +1,4 @@
-"""The command line: ``jrobust demo | train | evaluate | certify | report``, on the public functions."""
+"""The command line: ``jrobust demo | train | evaluate | attack | certify | report``, on the public functions."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ _COMMANDS = {
     "demo": "train three small nets on digits, attack and certify them, and write a report (start here)",
     "train": "train a model: natural, adversarial or certified",
     "evaluate": "attack and certify a model on a data set",
+    "attack": "make one perturbation for many examples: universal, or a patch to be printed",
     "certify": "certify a model by randomized smoothing",
     "report": "put results on one HTML page",
 }

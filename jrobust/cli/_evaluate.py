@@ -177,7 +177,7 @@ def _folder(out: str | None, run: str | None, config: Mapping[str, Any]) -> Path
     if out is not None or run is None:
         return None if out is None else Path(out)
     question = {k: v for k, v in config.items() if k not in ("run", "data_dir", "batch_size", "out", "quiet")}
-    return Path(run) / f"evaluate-{hashlib.sha256(json.dumps(question).encode()).hexdigest()[:8]}"
+    return Path(run) / f"{config['command']}-{hashlib.sha256(json.dumps(question).encode()).hexdigest()[:8]}"
 
 
 def gallery_of(

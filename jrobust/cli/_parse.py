@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from jrobust.cli._attack import attack
 from jrobust.cli._certify import certify
 from jrobust.cli._demo import demo
 from jrobust.cli._evaluate import evaluate
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "train": Train,
     "evaluate": evaluate,
+    "attack": attack,
     "certify": certify,
     "report": report,
 }

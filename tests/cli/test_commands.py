@@ -19,6 +19,9 @@ import jax.numpy as jnp
 def linear(x):
     return jnp.stack([x[:, 0], x[:, 1]], -1)
 
+def corners(x):
+    return jnp.stack([x[:, 0, 0], x[:, -1, -1]], -1)
+
 def flat(x):
     return x[:, 0]
 
@@ -93,6 +96,58 @@ def test_evaluate_a_function_on_arrays(here, capsys):
     assert "http://" not in page
 
 
+def attack_words(method, model="linear"):
+    return f"attack --method {method} --model nets_of_mine:{model} --x x.npy --y y.npy --out made --steps 30 --restarts 2".split()
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "shape"),
+    [
+        (["uap", "--eps", "3/10", "--mask", "mask.npy"], "linear", (2,)),
+        pytest.param(
+            ["lavan", "--size", "2", "1", "--at", "0", "0", "--target", "0"], "corners", (3, 4), marks=pytest.mark.sweep
+        ),
+        pytest.param(
+            ["patch", "--size", "2", "2", "--scale", "1", "1", "--at", "0", "0"],
+            "corners",
+            (3, 4),
+            marks=pytest.mark.sweep,
+        ),
+        pytest.param(
+            ["rp2", "--mask", "mask.npy", "--eps", "0.2", "--shift", "0"], "corners", (3, 4), marks=pytest.mark.sweep
+        ),
+    ],
+)
+def test_attack_is_judged_on_other_examples(here, capsys, words, model, shape):
+    """The numbers of the table, counted again with numpy from the saved perturbation on the examples not crafted on."""
+    x = np.random.default_rng(0).uniform(0.3, 0.7, (40, *shape)).astype(np.float32)
+    logits = lambda z: z.reshape(len(z), -1)[:, [0, -1]]  # noqa: E731
+    np.save("x.npy", x)
+    np.save("y.npy", y := logits(x).argmax(1))
+    np.save("mask.npy", mask := np.eye(1, np.prod(shape), dtype=np.float32).reshape(shape))  # the first entry only
+    assert main([*attack_words(words[0], model), *words[1:], "--craft", "1/4"]) == 0
+    assert "crafted on 10 examples, judged on 30 others" in capsys.readouterr().out
+    p, crafted = np.load("made/perturbation.npy"), np.load("made/crafted_on.npy")
+    rest = np.setdiff1d(np.arange(40), crafted)
+    assert (len(crafted), len(rest)) == (10, 30)
+    z = x[rest].copy()
+    if words[0] in ("lavan", "patch"):
+        z[:, : p.shape[0], : p.shape[1]] = p
+    else:
+        assert np.abs(p * (1 - mask)).max() == 0
+        assert np.abs(p).max() <= float({"uap": 0.3, "rp2": 0.2}[words[0]]) + 1e-6
+        z = np.clip(z + p, 0, 1)
+    rows = json.loads(Path("made/summary.json").read_text())["rows"]
+    assert [(r["name"], r["side"], r["n"]) for r in rows] == [
+        ("clean", "exact", 30),
+        (words[0], "lower", 30),
+        ("noise", "lower", 30),
+    ]
+    assert rows[0]["value"] == 1
+    assert rows[1]["value"] == pytest.approx((logits(z).argmax(1) == y[rest]).mean())
+    assert rows[1]["value"] < 0.9
+
+
 def bad(here, capsys, words):
     """The one line that a bad call says."""
     assert main(words) == 2
@@ -162,6 +217,16 @@ def test_bad_model(here, capsys, model, message):
         (["evaluate", "--eps", "0.1"], "--run"),
         (["evaluate", "--run", "nowhere"], "config.json"),
         (["certify", "--run", "nowhere", "--sigma", "0"], "--sigma"),
+        (["attack", "--method", "uap"], "--out"),
+        ([*attack_words("uap")], "needs --eps"),
+        ([*attack_words("uap"), "--eps", "0.1", "--size", "2", "2"], "--size does not go with --method uap"),
+        ([*attack_words("uap"), "--eps", "0.1", "--craft", "1"], "--craft"),
+        ([*attack_words("uap"), "--eps", "0.1", "--target", "5"], "target"),
+        ([*attack_words("uap"), "--eps", "-1"], ">= 0"),
+        ([*attack_words("lavan"), "--size", "2", "2"], "needs --at"),
+        ([*attack_words("patch"), "--size", "2", "2"], "images"),
+        ([*attack_words("rp2"), "--mask", "x.npy"], "does not fit"),
+        ([*attack_words("stickers")], "--method"),
         (["train", "--dataset", "digitz", "--out", "r"], "did you mean 'digits'"),
         (["train", "--model", "cnn-smal", "--out", "r"], "did you mean 'cnn-small'"),
         (["report", "nowhere"], "nowhere"),
