@@ -191,10 +191,9 @@ def hsv_shift(turns: float = 0.5, saturation: float = 1.0) -> Transform:
     [0.2 0.8 0.2]
 
     References:
-      Hosseini & Poovendran, Semantic adversarial examples, CVPR workshops 2018: the nearest paper. Its attack is random search, which
-      is `jr.attacks.sampling` here.
+      Hosseini & Poovendran, Semantic adversarial examples, CVPR workshops 2018: the nearest paper.
     Deviations:
-      The range of the saturation is fixed; theirs grows with the trials.
+      The ranges are our own, by default the whole of both.
     """
     if not (0 <= turns <= 0.5 and 0 <= saturation <= 1):
         raise ValueError(

@@ -120,7 +120,7 @@ def rotation_translation(degrees: float = 30.0, pixels: float = 3.0) -> Transfor
       Engstrom et al., Exploring the landscape of spatial robustness, ICML 2019. Ranges are those of the authors' CIFAR-10 code,
       whose grid is ``jr.attacks.grid(points=(31, 5, 5))`` and whose worst of 10 is ``jr.attacks.sampling(samples=10)``.
     Deviations:
-      Angle and shift are climbed together in units of their own range; the paper's first-order attack is `jr.attacks.pgd` with 200 steps.
+      Where an attack climbs, a step is in units of each range, angle and shift together.
     """
     degrees, pixels = (_reach(a, n, "rotation_translation") for a, n in ((degrees, "degrees"), (pixels, "pixels")))
     return Transform("rotation-translation", rotated, _neither, ((-degrees, degrees), (-pixels, pixels)))
@@ -146,8 +146,8 @@ def flow(bound: float = 0.05) -> Transform:
       Xiao et al., Spatially transformed adversarial examples, ICLR 2018.
       Laidlaw & Feizi, Functional adversarial attacks, NeurIPS 2019, whose code bounds a flow field by 0.05 in these units.
     Deviations:
-      stAdv minimises an attack loss plus 0.05 times the roughness of the field, by L-BFGS, without a bound. Here the field is bounded
-      and nothing keeps it smooth; what comes from outside the image is 0.
+      stAdv penalises how rough the field is, and does not bound it. Here it is bounded and nothing keeps it smooth; what comes from
+      outside the image is 0.
     """
     bound = _reach(bound, "bound", "flow")
     return Transform("flow", _flowed, _still, ((-bound, bound),))
