@@ -169,7 +169,7 @@ def rp2(
       shift, scale, rotation, contrast, brightness, clip: of the views, as in `placements.seen`.
 
     Returns:
-      A `Universal`; its perturbation has an image's shape.
+      A `Universal`; its perturbation has an image's shape, and is 0 where the mask is.
 
     Guarantee: as `universal`, of the masked perturbations within eps.
 
@@ -201,6 +201,7 @@ def rp2(
         brightness=brightness, clip=clip,
     )  # fmt: skip
     return universal(
-        model, x, y, threat=linf(eps), key=key, place=place, target=target, penalty=bind(_cost, weight, mask, terms), steps=steps,
+        model, x, y, threat=linf(jnp.where(mask > 0, eps, 0.0)), key=key, place=place, target=target,
+        penalty=bind(_cost, weight, mask, terms), steps=steps,
         batch_size=batch_size, draws=draws, restarts=restarts, step=step,
     )  # fmt: skip

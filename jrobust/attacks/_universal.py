@@ -22,7 +22,7 @@ from jrobust._checks import (
 from jrobust._iterate import violated
 from jrobust._model import Random, functional
 from jrobust._objective import Stochastic
-from jrobust._tree import as_pytree, bind
+from jrobust._tree import as_pytree, bind, where
 from jrobust.attacks._rules import steepest
 from jrobust.attacks._state import Surrogate
 from jrobust.attacks.placements import added
@@ -91,7 +91,7 @@ def _ascend(
         heights, lost = jax.vmap(score)(_answers(apply, leaves, k_model, images), batch.y, batch.target)
         return jnp.mean(heights) - (0.0 if penalty is None else penalty(p)), jnp.mean(lost)
 
-    def ascent(key: Any) -> tuple[Any, ...]:
+    def ascent(key: Any, first: Any) -> tuple[Any, ...]:
         def one(carry: tuple[Any, Any], inputs: tuple[Any, ...]) -> tuple[Any, Any]:
             p, memory = carry
             t, rows = inputs
@@ -102,11 +102,11 @@ def _ascend(
             return (p, memory), (height, lost)
 
         rows = _order(jax.random.fold_in(key, steps), data.x.shape[0], steps * size).reshape(steps, size)
-        p = s.project(s.center)
+        p = where(first, s.project(s.center), s.sample(jax.random.fold_in(key, steps + 1)))
         (p, _), trace = _loops.scan(one, (p, rule.init(p)), (jnp.arange(steps), rows))
         return p, *trace
 
-    found = jax.vmap(ascent)(jax.random.split(key, restarts))
+    found = jax.vmap(ascent)(jax.random.split(key, restarts), jnp.arange(restarts) == 0)
     late = jnp.mean(found[2][:, -max(1, steps // 10) :], axis=1)
     return jax.tree.map(lambda a: a[jnp.argmax(late)], found)
 
@@ -153,8 +153,8 @@ def universal(
       steps: >= 1 (structure).
       batch_size: examples a step, >= 1; at most all.
       draws: placements an example and step, >= 1.
-      restarts: ascents over other random batches, >= 1, side by side; the one that violates most in its last tenth of steps is kept. Few
-        directions are good for all examples, and ascents end in different ones.
+      restarts: ascents side by side, >= 1, the first from ``start``, the others from samples of the set; the one that violates most in
+        its last tenth of steps is kept. Ascents end in different directions, some much worse for the model than others.
       step: length of the first step in radii of the set (half-widths of a box); the lengths fall linearly to 0. None: 0.1. With
         ``rule``, a constant factor on its updates (None: 1).
       rule: any optax transformation, on minus the surrogate; None: the set's own steepest direction.
@@ -279,6 +279,7 @@ def uap(
       Shafahi et al., Universal adversarial training, AAAI 2020.
     Deviations:
       Steps are the steepest of the set's norm and fall linearly to 0.
+      Untargeted ascents may end in weak directions (`docs/attacks.md` has a case): use ``restarts``, and try targets.
     """
     return universal(
         model, x, y, threat=threat, key=key, target=target, surrogate=bind(_capped, beta, as_pytree(ce)),

@@ -83,7 +83,7 @@ def attack(
       split: of the run's data set.
       data_dir: tensorflow_datasets directory of the run's data set; by default as in training, or $TFDS_DATA_DIR.
       steps: of the ascent.
-      restarts: ascents side by side; the best on the examples crafted on is kept.
+      restarts: ascents side by side, all but the first from a random start; the best on the examples crafted on is kept.
       batch_size: examples a step.
       seed: of everything random.
       out: directory for the results; by default one inside the run.
