@@ -1,6 +1,7 @@
 """Transforms: the identity to the bit, what is known of each rendering, finite gradients where formulas have corners."""
 
 import colorsys
+import itertools
 import math
 from functools import partial
 
@@ -37,7 +38,7 @@ TRANSFORMS = {
 
 
 def test_all_of_them_are_here():
-    makers = set(T.__all__) - {"Transform", "chain", "interpolate"}
+    makers = set(T.__all__) - {"Transform", "any_order", "caa_any_order", "chain", "interpolate"}
     assert makers == set(TRANSFORMS)
 
 
@@ -157,6 +158,26 @@ def test_a_chain_takes_its_transforms_in_turn():
     assert [t.shape for t in T.caa().inputs(IMAGE[None])] == [(1, 6, 5, 3)] + [(1,)] * 5 + [(1, 6, 5, 3)]
 
 
+def test_any_order_is_the_chain_in_that_order():
+    some = (T.brightness(), T.contrast(), T.translation())
+    t = T.any_order(*some)
+    theta = (jnp.float32(0.2), jnp.float32(1.3), jnp.array([1.0, 0.5], jnp.float32))
+    render = jax.jit(t.render)
+    for number, order in enumerate(itertools.permutations(range(3))):
+        expected = T.chain(*(some[i] for i in order)).render(IMAGE, *(theta[i] for i in order))
+        np.testing.assert_allclose(render(IMAGE, jnp.float32(number + 0.4), *theta), expected, atol=1e-6)
+    identity = t.inputs(IMAGE[None])[1:]
+    for number in (0.0, 5.0, 6.0):
+        np.testing.assert_array_equal(
+            render(IMAGE, jnp.float32(number), *(jnp.asarray(a[0]) for a in identity[1:])), IMAGE
+        )
+    # an order is no amount: a share is one of the others
+    lo, hi = t.threat(0.5)((IMAGE, *(jnp.asarray(a[0]) for a in identity))).hull()
+    np.testing.assert_allclose(np.stack([lo[1], hi[1], lo[2], hi[2]]), [0.0, 6.0, -0.1, 0.1])
+    assert T.chain(T.hue(), t).free == (1,)
+    assert T.caa(order=None).ranges[0] == (0.0, 720.0)
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -173,6 +194,7 @@ def test_a_chain_takes_its_transforms_in_turn():
         (lambda: T.recolour(-1.0), "bound"),
         (lambda: T.recolour(resolution=(1, 2, 2)), "resolution"),
         (lambda: T.caa(order=(0, 0)), "different numbers"),
+        (lambda: T.any_order(T.hue()), "2 to 6"),
         (lambda: T.hue().inputs(np.zeros((2, 4, 4, 1))), "3 channels"),
         (lambda: T.rotation().inputs(np.zeros((2, 4))), "images"),
         (lambda: T.rotation().threat(-0.5), "eps must be"),

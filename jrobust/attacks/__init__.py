@@ -11,7 +11,7 @@ from jrobust.attacks._carlini_wagner import carlini_wagner
 from jrobust.attacks._deepfool import deepfool
 from jrobust.attacks._ead import ead
 from jrobust.attacks._estimated import nes, spsa
-from jrobust.attacks._exhaustive import grid, sampling
+from jrobust.attacks._exhaustive import each, grid, sampling
 from jrobust.attacks._fab import fab
 from jrobust.attacks._geoda import geoda
 from jrobust.attacks._gradient import fgsm, frank_wolfe, pgd, rfgsm
@@ -44,6 +44,7 @@ __all__ = [
     "ddn",
     "deepfool",
     "di_fgsm",
+    "each",
     "ead",
     "fab",
     "fgsm",

@@ -1,4 +1,4 @@
-"""Attacks that only look: every point of a grid, or random points. For sets of few numbers, where first-order ones get stuck."""
+"""Attacks that only look: every point of a grid, random points, each value of one part. Where first-order ones get stuck."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ import numpy as np
 from jrobust._checks import check_count
 from jrobust._iterate import Algorithm, iterate
 from jrobust._objective import Objective
-from jrobust._oracle import Bound, Oracle
+from jrobust._oracle import Bound, Oracle, require
 from jrobust._tree import bind
 from jrobust.attacks._state import broken, keep, kept, nothing
+from jrobust.sets import Set, point
 from jrobust.typing import Array, Float, Point
 
 _MOST = 1_000_000
@@ -179,3 +180,75 @@ def grid(*, points: int | tuple[int, ...] = 5, early_stop: bool = False) -> Orac
     if early_stop:
         return iterate(algorithm, _MOST, until=_over, name=name)
     return Oracle("lower", bind(_everywhere, algorithm, points=points), name=name)
+
+
+# -- One part of a product, value by value ---------------------------------------------------------------------------------
+
+
+class _Turns(NamedTuple):
+    """How many values were tried, the worst point of all, and the passes that they took."""
+
+    count: Array
+    value: Float[Array, ""]
+    witness: Point
+    forwards: Array
+    backwards: Array
+
+
+def _no_turn(key: Any, f: Objective, s: Any) -> _Turns:
+    del key, f
+    none = jnp.asarray(0, jnp.int32)
+    return _Turns(none, nothing(s.center), s.center, none, none)
+
+
+def _turn(attack: Oracle, values: Array, key: Any, state: _Turns, f: Objective, s: Any, *, part: int) -> _Turns:
+    if s.geometry.name != "product" or not -len(s.params) <= part < len(s.params):
+        raise ValueError(f"each: there is no part {part} in this set, {s.geometry.name}; it works on products")
+    at = part % len(s.params)
+    value = jnp.broadcast_to(values[state.count], s.center[at].shape).astype(s.center[at].dtype)
+    parts = (*s.params[:at], point()(value), *s.params[at + 1 :])
+    bound = attack.solve(key, f, Set(tuple(p.center for p in parts), parts, s.geometry))
+    more = (jnp.asarray(bound.info[k], jnp.int32) for k in ("forwards", "backwards"))
+    forwards, backwards = (a + b for a, b in zip((state.forwards, state.backwards), more, strict=True))
+    return keep(state, bound.witness, bound.value)._replace(
+        count=state.count + 1, forwards=forwards, backwards=backwards
+    )
+
+
+def _spent(state: _Turns) -> tuple[Array, Array]:
+    return state.forwards, state.backwards
+
+
+def each(attack: Oracle, *, part: int, values: Any, early_stop: bool = False) -> Oracle:
+    """The attack once for each value of one part of a product, that part held there: exhaustive in what has no gradient.
+
+    The order of `jr.transforms.any_order` is the part ``part=1, values=range(720)`` of six transforms.
+
+    Args:
+      attack: an oracle of side "lower", for the other parts.
+      part: which entry of the product.
+      values: [n], each of them for all entries of the part; in its set. Traced, their number is structure.
+      early_stop: stop each example at its first violation. Not for `worst_case`.
+
+    Returns:
+      An `Oracle` of side "lower".
+
+    Raises:
+      ValueError: no values, an oracle of another side; no product, or one without this part (when it runs).
+
+    Guarantee: a lower bound, attained at ``witness``, which lies in the set where the values do.
+
+    >>> import jax, jax.numpy as jnp, jrobust as jr
+    >>> f = jr.objectives.objective(lambda z: jnp.where(jnp.floor(z[0]) == 3, z[1], -1.0)[None])
+    >>> s = jr.sets.product(jr.sets.box(0.0, 4.0), jr.sets.box(0.0, 1.0))((jnp.zeros(()), jnp.zeros(())))
+    >>> print(each(jr.attacks.pgd(steps=5), part=0, values=range(4)).solve(jax.random.key(0), f, s).value)
+    1.0
+    """
+    require(("lower",), attack, by="each")
+    values = jnp.asarray(values, jnp.result_type(float))
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"each: values must be numbers [n], n >= 1, got shape {values.shape}")
+    step = bind(_turn, attack, values, part=part)
+    algorithm = Algorithm(_no_turn, step, kept, step_cost=(0, 0), best_cost=(0, 0), spent=_spent)
+    name = f"{attack.name} for each of {len(values)}"
+    return iterate(algorithm, len(values), until=broken if early_stop else None, name=name)

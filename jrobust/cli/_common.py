@@ -55,7 +55,7 @@ NORMS: dict[str, Callable[..., Any]] = {
 }
 
 
-_PARTS = ("lavan", "minimize", "patch", "placed", "rp2", "steepest", "transfer", "uap", "universal", "within")
+_PARTS = ("each", "lavan", "minimize", "patch", "placed", "rp2", "steepest", "transfer", "uap", "universal", "within")
 """Names of `jr.attacks` that are no oracle of one example: parts of attacks, and perturbations of many (`jrobust attack`)."""
 
 
@@ -85,7 +85,7 @@ def transform(name: str) -> jr.transforms.Transform:
     Raises:
       ValueError: an unknown name; the nearest is suggested.
     """
-    parts = ("Transform", "chain", "interpolate")
+    parts = ("Transform", "any_order", "chain", "interpolate")
     known = {n.replace("_", "-"): getattr(jr.transforms, n) for n in jr.transforms.__all__ if n not in parts}
     return _known(name, known, "transform")()
 

@@ -9,7 +9,7 @@ import numpy as np
 from jrobust._checks import check_count
 from jrobust._tree import bind
 from jrobust.sets._base import check_clip
-from jrobust.transforms._base import Shape, Transform, chain, unchanged
+from jrobust.transforms._base import Shape, Transform, any_order, chain, unchanged
 from jrobust.transforms._geometric import rotation
 from jrobust.typing import Array, Float
 
@@ -56,7 +56,7 @@ def _from_hue(hue: Array, value: Array, chroma: Array) -> Float[Array, "... 3"]:
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
 
 
-def _turned(image: Array, angle: Array) -> Array:
+def _turned(image: Array, angle: Any) -> Array:
     value, chroma = _value_and_chroma(image)
     out = _from_hue(_hue(image, chroma) + angle * (3 / math.pi), value, chroma)
     return unchanged(angle == 0, image, out)
@@ -80,7 +80,7 @@ def hue(radians: float = math.pi) -> Transform:
     return Transform("hue", _turned, _zero, ((-float(radians), float(radians)),), 3)
 
 
-def _saturated(image: Array, factor: Array) -> Array:
+def _saturated(image: Array, factor: Any) -> Array:
     value, chroma = _value_and_chroma(image)
     most = value / jnp.where(chroma > 0, chroma, 1.0)  # saturation 1: the smallest channel is 0
     ratio = jnp.where(chroma > 0, jnp.minimum(factor, most), 1.0)
@@ -111,7 +111,7 @@ def _factors(factor: tuple[float, float], by: str) -> tuple[float, float]:
     return lo, hi
 
 
-def _brighter(image: Array, shift: Array) -> Array:
+def _brighter(image: Array, shift: Any) -> Array:
     return jnp.clip(image + shift, 0.0, 1.0)
 
 
@@ -131,7 +131,7 @@ def brightness(shift: tuple[float, float] = (-0.2, 0.2)) -> Transform:
     return Transform("brightness", _brighter, _zero, (_around(shift, 0.0, "brightness"),))
 
 
-def _stretched(image: Array, factor: Array) -> Array:
+def _stretched(image: Array, factor: Any) -> Array:
     return jnp.clip(image * factor, 0.0, 1.0)
 
 
@@ -151,7 +151,7 @@ def contrast(factor: tuple[float, float] = (0.7, 1.3)) -> Transform:
     return Transform("contrast", _stretched, _one, (_factors(factor, "contrast"),))
 
 
-def _moved(image: Array, delta: Array) -> Array:
+def _moved(image: Array, delta: Any) -> Array:
     return jnp.clip(image + delta, 0.0, 1.0)
 
 
@@ -170,7 +170,7 @@ def pixels(eps: float = 8 / 255) -> Transform:
     return Transform("pixels", _moved, _no_move, ((-float(eps), float(eps)),))
 
 
-def _shifted(image: Array, turns: Array, shift: Array) -> Array:
+def _shifted(image: Array, turns: Any, shift: Any) -> Array:
     value, chroma = _value_and_chroma(image)
     share = chroma / jnp.where(value > 0, value, 1.0)
     out = _from_hue(_hue(image, chroma) + 6 * turns, value, value * jnp.clip(share + shift, 0.0, 1.0))
@@ -244,11 +244,11 @@ def colour_filter(eps: float = 8.0, pieces: int = 64) -> Transform:
     return Transform("colour-filter", _filtered, bind(_straight, pieces=pieces), ((1.0, float(eps)),))
 
 
-def caa(*, order: tuple[int, ...] = (0, 1, 2, 3, 4, 5), eps: Any = 8 / 255) -> Transform:
+def caa(*, order: tuple[int, ...] | None = (0, 1, 2, 3, 4, 5), eps: Any = 8 / 255) -> Transform:
     """Six changes in turn: hue, saturation, rotation (10 degrees), brightness, contrast, and every entry by itself (Linf).
 
     Args:
-      order: of those six, by number, the first one on the image itself; fewer leave some out.
+      order: of those six, by number, the first one on the image itself; fewer leave some out. None: any order of all, see `any_order`.
       eps: the Linf radius.
 
     >>> caa(order=(2, 3)).name
@@ -258,9 +258,21 @@ def caa(*, order: tuple[int, ...] = (0, 1, 2, 3, 4, 5), eps: Any = 8 / 255) -> T
       Hsiung, Tsai, Chen & Ho, Towards compositional adversarial robustness: generalizing adversarial training to composite semantic
       perturbations, CVPR 2023 (the ranges).
     Deviations:
-      One fixed order; the paper's attack schedules it. All parameters are climbed at once, theirs one operation after another.
+      The order is given, drawn, or searched exhaustively; the paper's attack learns a schedule. All parameters are climbed at once,
+      theirs one operation after another.
     """
     all_six = (hue(), saturation(), rotation(10.0), brightness(), contrast(), pixels(eps))
+    if order is None:
+        return any_order(*all_six, name="caa-any-order")
     if not order or len(set(order)) != len(order) or not set(order) <= set(range(6)):
         raise ValueError(f"caa: order is made of different numbers 0..5, got {order!r}")
     return chain(*(all_six[i] for i in order), name="caa" if order == (0, 1, 2, 3, 4, 5) else None)
+
+
+def caa_any_order(*, eps: Any = 8 / 255) -> Transform:
+    """`caa` in any of its 720 orders.
+
+    >>> len(caa_any_order().ranges)
+    7
+    """
+    return caa(order=None, eps=eps)

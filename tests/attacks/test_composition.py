@@ -102,6 +102,22 @@ def test_other_attacks_and_the_critical_share(key):
     np.testing.assert_allclose(ev["radius"].value[some], (0.6 - MEAN[some]) / 0.2, atol=0.01)
 
 
+def test_the_worst_of_all_orders(key):
+    """Brighter and then stretched is worse than stretched and then brighter: (0.5 + 0.2) 1.3 > 0.5 * 1.3 + 0.2."""
+    t = jr.transforms.any_order(jr.transforms.contrast(), jr.transforms.brightness())
+    f = jr.objectives.classification(lambda z: t.model(bright)(jax.tree.map(lambda a: a[None], z))[0], 0)
+    z = jax.tree.map(lambda a: jnp.asarray(a[0]), t.inputs(np.full((1, 2, 2, 1), 0.5, np.float32)))
+    attack = jr.attacks.each(jr.attacks.grid(points=3), part=1, values=range(2))
+    for share, worst in ((1.0, 0.7 * 1.3), (0.5, 0.6 * 1.15)):
+        s = t.threat(share)(z)
+        found = jax.jit(attack.solve)(key, f, s)
+        np.testing.assert_allclose(found.value, 2 * (worst - 0.6), atol=1e-5)
+        assert s.contains(found.witness)
+        assert (float(found.witness[1]), int(found.info["forwards"]), int(found.info["backwards"])) == (1.0, 18, 0)
+    stops = jr.attacks.each(jr.attacks.grid(points=3), part=1, values=[0, 1], early_stop=True)
+    assert int(jax.jit(stops.solve)(key, f, t.threat()(z)).info["forwards"]) == 9  # the first order is enough
+
+
 def test_new_parameters_are_the_same_program():
     t = jr.transforms.rotation()
     z = t.inputs(X)
@@ -135,6 +151,9 @@ def test_what_a_grid_cannot_be(key):
         (lambda: jr.attacks.sampling(samples=0), "samples must be an int"),
         (lambda: jr.attacks.grid().solve(key, f, s), "50 entries are more than 1,000,000"),
         (lambda: jr.attacks.grid(points=(3, 3)).solve(key, f, s), "this set has 50"),
+        (lambda: jr.attacks.each(jr.attacks.fgsm(), part=1, values=[]), "values must be numbers"),
+        (lambda: jr.attacks.each(jr.bounds.ibp(), part=1, values=[0]), "side lower"),
+        (lambda: jr.attacks.each(jr.attacks.fgsm(), part=7, values=[0]).solve(key, f, s), "no part 7"),
         (lambda: jr.attacks.grid().solve(key, f, jr.sets.product(jr.sets.point())((jnp.zeros(2),))), "none"),
     ):
         with pytest.raises(ValueError, match=word):
