@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust import _loops
 from jrobust._tree import as_pytree, bind
 from jrobust.objectives import through
 from jrobust.sets import Set, Threat, box, point, product
@@ -119,9 +120,8 @@ def _in_order(renders: tuple[Any, ...], image: Any, order: Any, *theta: Any, cou
         lambda z, render=render, own=theta[end - count : end]: render(z, *own)
         for render, count, end in zip(renders, counts, ends, strict=True)
     ]
-    for turn in range(len(counts)):
-        image = jax.lax.switch(turns[turn], steps, image)
-    return image
+    # a loop: written out, a program would hold each of them once a turn
+    return _loops.scan(lambda z, turn: (jax.lax.switch(turn, steps, z), None), image, turns)[0]
 
 
 def any_order(*transforms: Transform, name: str | None = None) -> Transform:
