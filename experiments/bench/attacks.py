@@ -5,7 +5,8 @@ Command:  python -m experiments.bench.attacks --fixtures DIR [--data-dir DIR] [-
 Hardware: 2 CPU cores. Wall time: about eight minutes.
 Expected: AutoAttack on 400 images below the official code's 168 s (aim: half), compilation included; 8 radii in one call <= half of
           eight calls; an APGD step <= 1.2 of a bare value_and_grad, Square >= 0.85 of the bare forward throughput, cold start < 60 s.
-The official time was taken on another machine of this kind; everything else is a ratio of one run.
+The official time was taken on another machine of this kind; everything else is a ratio of one run. ``peer`` times torchattacks' ports of
+the four attacks at the official budgets on the same images (pip install torch torchattacks); without them it is left out.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class Config:
       data_dir: prepared tfds data sets; empty: $TFDS_DATA_DIR.
       n: images for AutoAttack.
       n_radii: images for the eight radii.
-      only: parts to run (autoattack, radii, steps); empty: all.
+      only: parts to run (autoattack, peer, radii, steps); empty: all.
     """
 
     fixtures: Path
@@ -87,6 +88,36 @@ def autoattack(config, model, x, y):
         print(f"  broken by {stage}: {int((correct & (r.info['stage'] == i)).sum())}")
     again = timed(lambda: jr.evaluate(model, x, y, threat=threat, oracles=oracles, key=key))[1]
     print(f"  again, compiled: {again:.1f} s; cold start {cold - again:.1f} s (target 60)")
+
+
+def peer(config, x, y):
+    """The same cascade from torchattacks' parts (its own AutoAttack takes 10 steps of each, not 100)."""
+    try:
+        import torch
+        import torchattacks
+    except ModuleNotFoundError as error:
+        print(f"peer: {error.name} is not installed")
+        return
+    torch.set_num_threads(2)
+    with np.load(config.fixtures / "fmnist_cnn_at.npz") as f:
+        state = {k: torch.tensor(v) for k, v in f.items()}
+    nn = torch.nn
+    convolutions = [nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*convolutions, nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10)).eval()
+    model.load_state_dict(state)
+    tx = torch.tensor(np.ascontiguousarray(x[: config.n].transpose(0, 3, 1, 2)))
+    ty = torch.tensor(y[: config.n].astype(np.int64))
+    options = {"norm": "Linf", "eps": 0.1}
+    parts = [
+        torchattacks.APGD(model, steps=100, loss="ce", **options),
+        torchattacks.APGDT(model, steps=100, n_classes=10, **options),
+        torchattacks.FAB(model, steps=100, multi_targeted=True, n_classes=10, **options),
+        torchattacks.Square(model, n_queries=5000, **options),
+    ]
+    right = model(tx).argmax(1) == ty
+    found, seconds = timed(lambda: torchattacks.MultiAttack(parts)(tx[right], ty[right]))
+    robust = float((model(found).argmax(1) == ty[right]).sum()) / len(ty)
+    print(f"torchattacks' parts at the official budgets, {len(ty)} images: {seconds:.1f} s, robust {robust:.4f}")
 
 
 def radii(config, model, x, y):
@@ -172,6 +203,7 @@ def main(config: Config) -> None:
     model, x, y = load(config, "fmnist_cnn_at", "fashion_mnist")
     parts = {
         "autoattack": lambda: autoattack(config, model, x, y),
+        "peer": lambda: peer(config, x, y),
         "radii": lambda: radii(config, model, x, y),
         "steps": lambda: steps(model, x, y),
     }

@@ -11,6 +11,7 @@ from jrobust._oracle import RadiusOracle
 from jrobust._tree import bind
 from jrobust.attacks._minimum import closer, closest, dual_norm, minimize, only_balls, unfound, unit
 from jrobust.attacks._state import Surrogate, climb
+from jrobust.objectives._classification import largest_logits
 from jrobust.typing import Array, Float, Point
 
 _FIRST = {"l1": 0.5, "l2": 0.1}
@@ -47,7 +48,7 @@ def ratio(f: Objective, outputs: Any) -> Float[Array, ""]:
     violation = largest(f, outputs)
     if not _has_ratio(f, outputs):
         return violation
-    top = jax.lax.top_k(outputs, 4)[0]
+    top = largest_logits(outputs, 4)
     return violation / (top[0] - (top[2] if f.target is None else 0.5 * (top[2] + top[3])) + 1e-8)
 
 

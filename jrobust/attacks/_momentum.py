@@ -234,7 +234,7 @@ def ni_fgsm(*, steps: int = 10, step: Any = None, decay: Any = 1.0, surrogate: S
       steps, step, decay, surrogate: as in `mim`.
 
     >>> ni_fgsm(steps=5).name
-    'ni-fgsm-5'
+    'ni_fgsm-5'
 
     References:
       Lin et al., Nesterov accelerated gradient and scale invariance for adversarial attacks, ICLR 2020.
@@ -252,7 +252,7 @@ def si_fgsm(
       scales: how many copies, >= 1.
 
     >>> si_fgsm(steps=5).name
-    'si-fgsm-5'
+    'si_fgsm-5'
 
     References:
       Lin et al., Nesterov accelerated gradient and scale invariance for adversarial attacks, ICLR 2020.
@@ -280,7 +280,7 @@ def di_fgsm(
       resize: smallest relative size, in (0, 1].
 
     >>> di_fgsm(steps=5).name
-    'di-fgsm-5'
+    'di_fgsm-5'
 
     References:
       Xie et al., Improving transferability of adversarial examples with input diversity, CVPR 2019.
@@ -300,7 +300,7 @@ def ti_fgsm(
       steps, step, decay, surrogate, kernel: as in `mim`.
 
     >>> ti_fgsm(steps=5).name
-    'ti-fgsm-5'
+    'ti_fgsm-5'
 
     References:
       Dong et al., Evading defenses to transferable adversarial examples by translation-invariant attacks, CVPR 2019.
@@ -323,7 +323,7 @@ def vmi_fgsm(
       steps, step, decay, surrogate, neighbours, reach: as in `mim`; a radius that is one number is needed.
 
     >>> vmi_fgsm(steps=5).name
-    'vmi-fgsm-5'
+    'vmi_fgsm-5'
 
     References:
       Wang & He, Enhancing the transferability of adversarial attacks through variance tuning, CVPR 2021.
