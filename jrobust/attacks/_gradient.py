@@ -144,7 +144,7 @@ def _heights(state: AscentState) -> dict[str, Array]:
 def _fgsm(key: Any, f: Objective, s: Any, *, surrogate: Surrogate | None) -> Bound:
     del key
     _, _, gradient = climb(f, surrogate, s.center)
-    z = stop_gradient(s.argsup(gradient))
+    z = s.argsup(stop_gradient(gradient))  # it moves with the set, as the points of an ascent do
     return Bound(f.value(f.outputs(z)), z, {"forwards": jnp.asarray(2), "backwards": jnp.asarray(1)})
 
 

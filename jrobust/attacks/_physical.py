@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jrobust._objective import Stochastic
 from jrobust._tree import bind
 from jrobust.attacks import placements
-from jrobust.attacks._universal import Universal, universal
+from jrobust.attacks._universal import Universal, check_images, universal
 from jrobust.objectives import logit_difference
 from jrobust.sets import box, linf
 from jrobust.typing import Array
@@ -75,6 +75,7 @@ def patch(
     place = placements.pasted(
         at=at, scale=scale, rotation=rotation, contrast=contrast, brightness=brightness, alpha=alpha, clip=clip
     )
+    check_images(x, clip)
     return universal(
         model, x, y, threat=box(*clip), key=key, start=_grey(x, size, clip, "patch"), place=place, target=target, steps=steps,
         batch_size=batch_size, draws=draws, restarts=restarts, step=step,
@@ -120,6 +121,7 @@ def lavan(
     Deviations:
       The source is the label, not the prediction. Steps are signs.
     """
+    check_images(x, clip)
     return universal(
         model, x, y, threat=box(*clip), key=key, start=_grey(x, size, clip, "lavan"), place=placements.pasted(at=at, clip=clip),
         target=target, surrogate=logit_difference, steps=steps, batch_size=batch_size, restarts=restarts, step=step,
@@ -200,6 +202,7 @@ def rp2(
         placements.masked(mask, clip=clip), shift=shift, scale=scale, rotation=rotation, contrast=contrast,
         brightness=brightness, clip=clip,
     )  # fmt: skip
+    check_images(x, clip)
     return universal(
         model, x, y, threat=linf(jnp.where(mask > 0, eps, 0.0)), key=key, place=place, target=target,
         penalty=bind(_cost, weight, mask, terms), steps=steps,

@@ -186,7 +186,7 @@ def universal(
         raise TypeError("universal takes one array of examples [N, ...], got a tuple")
     n = check_batch(x)
     labels = check_labels(y, n)
-    check_inside(np.asarray(x), 0)
+    check_inside(np.asarray(x), 0, *((0.0, 1.0) if place is None else ()))
     x = jnp.asarray(x)
     f = functional(model, x[:1])
     classes = jax.eval_shape(f.apply, f.leaves, x[:1]).shape[1]
@@ -235,6 +235,12 @@ def _start(start: Any, threat: Threat, x: Array) -> Any:
     return zeros
 
 
+def check_images(x: Any, clip: tuple[Any, Any]) -> None:
+    """Examples that lie in the box of images."""
+    check_batch(x)
+    check_inside(np.asarray(x), 0, *clip)
+
+
 def _capped(most: Any, surrogate: Any, f: Any, logits: Array) -> Array:
     return jnp.minimum(surrogate(f, logits), most)
 
@@ -281,6 +287,7 @@ def uap(
       Steps are the steepest of the set's norm and fall linearly to 0.
       Untargeted ascents may end in weak directions (`docs/attacks.md` has a case): use ``restarts``, and try targets.
     """
+    check_images(x, clip)
     return universal(
         model, x, y, threat=threat, key=key, target=target, surrogate=bind(_capped, beta, as_pytree(ce)),
         place=added(clip=clip), steps=steps, batch_size=batch_size, restarts=restarts, step=step,

@@ -85,7 +85,7 @@ def evaluate(
         models.append(learned)
     xs, ys = _common.first(xs, ys, n)
     if models:
-        oracles = {name: _transferred(name, o, _seeing(change, models)) for name, o in oracles.items()}
+        oracles = dict(_transferred(name, o, _seeing(change, models)) for name, o in oracles.items())
     radii = tuple(sorted(set(eps))) or ((float(trained["eps"]),) if "eps" in trained else ())
     if not radii:
         raise ValueError("give at least one radius, such as --eps 0.1")
@@ -133,10 +133,10 @@ def _seeing(change: Any, models: Sequence[Any]) -> list[Any]:
     return [model if change is None else change.model(model) for model in models]
 
 
-def _transferred(name: str, oracle: Any, models: Sequence[Any]) -> Any:
+def _transferred(name: str, oracle: Any, models: Sequence[Any]) -> tuple[str, Any]:
     if isinstance(oracle, jr.RadiusOracle):
         raise ValueError(f"--surrogate: {name} bounds a radius; only attacks on one set can be carried over")
-    return jr.attacks.transfer(oracle, *models) if oracle.side == "lower" else oracle
+    return (f"transfer of {name}", jr.attacks.transfer(oracle, *models)) if oracle.side == "lower" else (name, oracle)
 
 
 def _substitute(
@@ -148,9 +148,7 @@ def _substitute(
     classes = jax.eval_shape(net, jnp.asarray(x[:1])).shape[-1]
     apply, params, rest = jr.nnx.functional(jr.models.create(name, shape=x.shape[1:], classes=classes, seed=seed))
     label = jax.jit(lambda batch: jnp.argmax(net(batch), -1))
-    found = jr.training.substitute(
-        label, apply, params, rest, x[-seeds:], key=jax.random.key(seed), batch_size=min(64, seeds)
-    )
+    found = jr.training.substitute(label, apply, params, rest, x[-seeds:], key=jax.random.key(seed))
     if not quiet:
         agree = np.mean(np.asarray(jnp.argmax(found.model(x[-seeds:]), -1) == label(x[-seeds:])))
         _common.say(f"substitute {name}: {found.queries} labels asked for, agrees on {agree:.3f} of its {seeds} seeds")

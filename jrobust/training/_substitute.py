@@ -102,7 +102,7 @@ def substitute(
       period: so many rounds of ``+step`` are followed by as many of ``-step``; None: ``+step`` always.
       most: new inputs of one round, at most; a uniform choice among those that could be made. None: all, the inputs double.
       epochs: passes over the inputs of each round, on from the last round's parameters.
-      batch_size: examples in a step, at most N.
+      batch_size: examples in a step; at most all seeds.
       tx: optax transformation; None is Adam at 0.001.
       box: the values that inputs may take; new ones are clipped to it. None: no limits.
 
@@ -115,7 +115,7 @@ def substitute(
     >>> asked = lambda x: jnp.argmax(x @ jnp.array([[1.0, -1.0], [0.5, -0.5]]), -1)  # not seen, but for its answers
     >>> own, seeds = jnp.zeros((2, 2)), jax.random.normal(jax.random.key(1), (16, 2))
     >>> found = substitute(asked, lambda p, rest, x, *, train: (x @ p, rest), own, None, seeds, key=jax.random.key(0), rounds=3,
-    ...                    batch_size=16, tx=optax.adam(0.1), box=None)
+    ...                    tx=optax.adam(0.1), box=None)
     >>> print(found.queries, found.model(jnp.array([[1.0, -1.0], [-2.0, 1.0]])).argmax(-1))
     64 [0 1]
 
@@ -134,8 +134,7 @@ def substitute(
     n = check_batch(x)
     x = np.asarray(x)
     check_inside(x, 0, *(box or ()))
-    if batch_size > n:
-        raise ValueError(f"substitute: batch_size is at most the number of seeds ({n}), got {batch_size}")
+    batch_size = min(batch_size, n)
     classes = jax.eval_shape(partial(_served, apply=apply), params, rest, x[:1]).shape[-1]
     sizes = [n]
     for _ in range(rounds - 1):

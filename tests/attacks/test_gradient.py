@@ -175,3 +175,14 @@ def test_a_random_model_is_attacked_in_expectation(key):
     f = jr.objectives.classification(jr.objectives.stochastic(lambda k, z: z @ w, 2), 0)
     with pytest.raises(TypeError, match="random model"):
         jr.bounds.ibp().solve(key, f, threat(x[0]))
+
+
+def test_the_value_is_differentiable_in_the_radius(key):
+    w = jax.random.normal(key, (8, 3))
+    f = jr.objectives.classification(lambda z: jnp.tanh(z @ w), 0)
+
+    @jax.jit
+    def value(eps):
+        return jr.attacks.fgsm().solve(key, f, jr.sets.linf(eps)(jnp.full(8, 0.3))).value
+
+    np.testing.assert_allclose(jax.grad(value)(0.1), (value(0.101) - value(0.099)) / 0.002, rtol=1e-2)

@@ -1,5 +1,7 @@
 """Universal perturbations and placements: closed forms, what keys and order may change, placements pixel by pixel, held-out examples."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,3 +248,10 @@ def test_bad_images(key):
         A.rp2(model, x, y, mask=jnp.ones((3, 3)), key=key)
     with pytest.raises(ValueError, match="scale"):
         placements.pasted(scale=(2.0, 1.0))
+
+
+def test_images_outside_the_box(key):
+    x, y = jnp.full((3, 4, 5), 2.0), jnp.zeros(3, int)
+    for make in (partial(A.uap, threat=jr.sets.linf(0.1)), partial(A.patch, size=(2, 2))):
+        with pytest.raises(ValueError, match="above the box"):
+            make(lambda x: x[:, 0, :2], x, y, key=key)

@@ -62,6 +62,7 @@ def test_attacks_through_a_substitute(here, capsys):
     assert main([*MINE, "--eps", "0.1", "--oracle", "clean", "fgsm", "--substitute", "mlp", "--seeds", "1"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if "at most" in line]
     assert len(rows) == 1
+    assert "transfer of fgsm" in rows[0]
     assert " 3 " in rows[0]  # the fourth is the seed
     assert main([*MINE, "--eps", "0.1", "--substitute", "mlp", "--seeds", "4"]) == 2
     assert "leave examples to evaluate" in capsys.readouterr().err

@@ -65,8 +65,6 @@ def test_new_inputs_have_a_limit_and_steps_a_period():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="batch_size is at most the number of seeds"):
-        learn(SEEDS[:5], batch_size=6)
     with pytest.raises(ValueError, match="rounds must be an int >= 1"):
         learn(rounds=0)
     with pytest.raises(ValueError, match="is above the box"):
