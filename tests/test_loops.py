@@ -91,9 +91,37 @@ def net(key):
     return init_cnn(key), jax.random.normal(jax.random.fold_in(key, 1), (4, 6, 6, 2))
 
 
-@pytest.mark.parametrize("seed", range(24))
+def usual_conv(kernel, stride, channels, out, size=9, padding=1):
+    """A convolution as nets have them: steps of one kind only."""
+    r = np.random.default_rng(kernel * 100 + stride)
+    x, w = (
+        jnp.asarray(r.normal(size=s), jnp.float32)
+        for s in ((2, channels, size, size + 1), (out, channels, kernel, kernel))
+    )
+    padding = ((padding, padding), (0, padding))
+    params = dict(window_strides=(stride, stride), padding=padding, dimension_numbers=("NCHW", "OIHW", "NCHW"))
+    return x, w, params | dict(lhs_dilation=(1, 1), rhs_dilation=(1, 1))
+
+
+def usual_transposed_conv(kernel, dilation, channels, out, low, high):
+    x, w, params = usual_conv(kernel, 1, channels, out, 5)
+    return x, w, params | dict(padding=((low, high), (high, low)), lhs_dilation=(dilation, dilation))
+
+
+USUAL = [
+    *(usual_conv(k, s, 3, 5) for k, s in ((4, 2), (3, 2), (5, 3), (2, 2), (1, 2), (3, 1), (7, 2))),
+    *(usual_conv(3, 2, c, 4) for c in (1, 20, 70)),
+    usual_conv(4, 4, 2, 3, 12, 0),  # patches
+    usual_conv(3, 2, 2, 3, 8, -1),  # cropped
+    *(usual_transposed_conv(k, d, c, o, low, high)
+      for k, d, c, o, low, high in ((4, 2, 5, 3, 2, 1), (3, 2, 8, 1, 1, 2), (3, 2, 2, 12, 2, 2), (1, 2, 3, 2, 0, 1),
+                                    (2, 3, 3, 4, 1, 1), (5, 3, 9, 2, -1, 3), (6, 4, 3, 3, 7, 0))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(24 + len(USUAL)))
 def test_conv_and_both_gradients_agree_with_lax(seed):
-    x, w, params = random_conv(seed)
+    x, w, params = random_conv(seed) if seed < 24 else USUAL[seed - 24]
     native = partial(lax.conv_general_dilated, **params)
 
     def everything(fn, x, w):
