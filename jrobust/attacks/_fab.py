@@ -22,18 +22,15 @@ def _saturating(a: Array, w: Array, cap: Array, r: Array) -> Array:
     ``<a, min(t w, cap)>`` is concave and increasing in t: Newton's method from 0 climbs to the exact t in a few passes.
     """
 
-    def slope(full: Array) -> Array:
+    def further(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        full = carry[0] * w >= cap
         left = r - jnp.sum(jnp.where(full, a * cap, 0.0))
         rate = jnp.sum(jnp.where(full, 0.0, a * w))
-        top = jnp.finfo(a.dtype).max
-        return jnp.where(rate > 0, jnp.maximum(left, 0.0) / jnp.where(rate > 0, rate, 1.0), top)
+        t = jnp.where(rate > 0, jnp.maximum(left, 0.0) / jnp.where(rate > 0, rate, 1.0), jnp.finfo(a.dtype).max)
+        return jnp.maximum(t, carry[0]), t > carry[0]
 
-    def further(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        full = carry[0] | (slope(carry[0]) * w >= cap)
-        return full, jnp.any(full != carry[0])
-
-    full, _ = _loops.while_loop(lambda carry: carry[1], further, (cap <= 0, jnp.asarray(True)))
-    return jnp.where(full, cap, slope(full) * w)
+    t, _ = _loops.while_loop(lambda carry: carry[1], further, (jnp.zeros((), a.dtype), jnp.asarray(True)))
+    return jnp.minimum(t * w, cap)
 
 
 def _greedy(a: Array, cap: Array, r: Array) -> Array:
