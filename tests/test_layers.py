@@ -14,7 +14,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     ("typing",),
     ("_tree",),
-    ("_checks", "_jaxpr"),
+    ("_checks", "_jaxpr", "_named"),
     ("_conv", "_digest", "_objective"),
     ("_oracle",),
     ("_loops", "sets"),
