@@ -15,7 +15,7 @@ FLOORS = (
     ("typing",),
     ("_tree",),
     ("_checks", "_jaxpr", "_named"),
-    ("_conv", "_digest", "_objective"),
+    ("_conv", "_digest", "_objective", "_program"),
     ("_oracle",),
     ("_loops", "sets"),
     ("_iterate", "objectives", "_model", "_records", "_progress", "_statistics"),

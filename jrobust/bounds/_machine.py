@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrobust._jaxpr import Equation
+from jrobust._program import Equation
 from jrobust.bounds._tables import INTERVAL, Interval, anything, ends
 
 
@@ -96,6 +96,8 @@ _FAILS: dict[str, Callable[..., Any]] = {
     "sort": _any_in_row,  # a NaN moves to the end
     **dict.fromkeys(["log", "sqrt"], lambda eqn, out, x: ~(x.lo >= 0)),
     "log1p": lambda eqn, out, x: ~(x.lo >= -1),
+    **dict.fromkeys(["asin", "acos"], lambda eqn, out, x: ~((x.lo >= -1) & (x.hi <= 1))),
+    "acosh": lambda eqn, out, x: ~(x.lo >= 1),
     "rsqrt": lambda eqn, out, x: ~(x.lo > 0),  # at -0.0 it is -inf
 }
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.lax import GatherScatterMode
 
-from jrobust._jaxpr import Equation, Program, flatten
+from jrobust._program import Equation, Program, flatten
+from jrobust.bounds._idioms import recognised
 from jrobust.bounds._tables import AFFINE, CANONICAL, INTERVAL, Mask, is_affine
 
 
@@ -24,7 +25,7 @@ class Problem(NamedTuple):
 
 def program_of(fn: Callable[[Any], Any], *args: Any) -> Program:
     """The flat program of ``fn``, without the freedoms that JAX leaves itself."""
-    program = flatten(fn, *args, keep=CANONICAL)
+    program = recognised(flatten(fn, *args, keep=CANONICAL))
     return dataclasses.replace(program, equations=tuple(map(_definite, program.equations)))
 
 

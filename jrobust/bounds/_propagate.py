@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+import jrobust.bounds._curves
 import jrobust.bounds._interval
-import jrobust.bounds._relaxations  # noqa: F401  (both fill the tables)
+import jrobust.bounds._products
+import jrobust.bounds._relaxations  # noqa: F401  (all fill the tables)
 from jrobust import _loops
-from jrobust._jaxpr import Equation
+from jrobust._program import Equation
 from jrobust.bounds._machine import intersect, intervals, whole, within
 from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of
 from jrobust.bounds._tables import RELAX, Interval, Mask, is_affine

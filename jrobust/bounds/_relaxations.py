@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jrobust._jaxpr import Equation
-from jrobust.bounds._tables import INTERVAL, Interval, defcall, defrelax, ends
+from jrobust._program import Equation
+from jrobust.bounds._tables import Interval, defcall, defrelax, ends
 from jrobust.typing import Array
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
@@ -113,28 +113,6 @@ def _window(eqn: Equation, x: Interval, *, sign: int) -> Pair:
     return _gathered(stack, x, sign)
 
 
-def _secant(f: Callable[[Array], Array], x: Interval) -> tuple[Array, Array, Array]:
-    """Slope of the chord (0 where the interval is a point or an end is infinite), value at ``lo``, and where it may be used."""
-    fl, fh, width = f(x.lo), f(x.hi), x.hi - x.lo
-    wide = (width > 1e-6 * (1 + jnp.abs(x.lo))) & jnp.isfinite(fl) & jnp.isfinite(fh) & jnp.isfinite(width)
-    return jnp.where(wide, (fh - fl) / jnp.where(wide, width, 1.0), 0.0), fl, wide
-
-
-def _curved(eqn: Equation, x: Interval, *, convex: bool) -> Pair:
-    """Chord on one side, tangent at the centre on the other; constants where either is not finite."""
-
-    def f(v: Array) -> Array:
-        return eqn.bind([v])[0]
-
-    slope, fl, wide = _secant(f, x)
-    mid = jnp.where(wide, 0.5 * (x.lo + x.hi), jnp.ones_like(x.lo))
-    at_mid, tangent = jax.jvp(f, (mid,), (jnp.ones_like(mid),))
-    low, high = INTERVAL[eqn.name].apply(eqn, x)[0]
-    chord = lambda z: jnp.where(wide, fl + slope * (z - x.lo), high if convex else low)  # noqa: E731
-    touch = lambda z: jnp.where(wide, at_mid + tangent * (z - mid), low if convex else high)  # noqa: E731
-    return (touch, chord) if convex else (chord, touch)
-
-
 def _abs(eqn: Equation, x: Interval) -> Pair:
     """``|x| = 2 relu(x) - x``, exactly."""
     lo, hi = _max(eqn, x, jnp.zeros_like(x.lo))
@@ -159,9 +137,4 @@ defrelax("reduce_window_max", lambda eqn, x: _window(eqn, x, sign=1))
 defrelax("reduce_window_min", lambda eqn, x: _window(eqn, x, sign=-1))
 defrelax("abs", _abs)
 defrelax("leaky_relu", _leaky)
-defrelax("exp exp2 expm1 softplus", lambda eqn, x: _curved(eqn, x, convex=True))
-defrelax("log log1p sqrt", lambda eqn, x: _curved(eqn, x, convex=False))
-defrelax("square", lambda eqn, x: _curved(eqn, x, convex=True))
-
 defcall("leaky_relu", jax.nn.leaky_relu)
-defcall("softplus", jax.nn.softplus)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jrobust._jaxpr import Equation
+from jrobust._program import Equation
 from jrobust.typing import Array
 
 Mask = tuple[bool, ...]

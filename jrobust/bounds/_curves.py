@@ -1,0 +1,216 @@
+"""Functions of one variable between two lines of any slope: the offset is computed, so no slope has to be proved.
+
+A curve is cut where its curvature changes sign (`Curve`). On a convex piece ``f(x) - k x`` is largest at an end; on a concave one it
+is largest where ``f' = k``, and a few bisections give a point whose tangent bounds it from above, wherever they stop. Slopes are those of
+the convex and concave envelopes at the middle of the interval, as far as a grid shows them: the lines with the least area.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jrobust import _loops
+from jrobust._program import Equation
+from jrobust.bounds._tables import INTERVAL, Interval, defcall, definterval, defrelax
+from jrobust.typing import Array
+
+_BISECTIONS, _SLOPES = 14, 20
+_NEAR = (
+    0.0,
+    0.3,
+    0.7,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    5.0,
+)  # grid points beside a bend, at the scale on which these functions bend
+
+Line = tuple[Array, Array]
+"""``k, b`` of ``x -> k (x - centre) + b``."""
+
+
+class Curve(NamedTuple):
+    """Where a function's curvature changes sign, in increasing order, and whether it is convex before, between and after.
+
+    Both may be arrays that depend on the interval.
+    """
+
+    bends: Sequence[Any]
+    convex: Sequence[Any]
+
+
+def _slope_at(f: Callable[[Array], Array], x: Array) -> Array:
+    return jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
+
+
+def _most(f: Callable[[Array], Array], curve: Curve, x: Interval, centre: Array, k: Array) -> Array:
+    """An upper bound of ``f(v) - k (v - centre)`` over the interval, attained up to the last bisection."""
+    edges = [x.lo, *(jnp.clip(b, x.lo, x.hi) for b in curve.bends), x.hi]
+    g = lambda v: f(v) - k * (v - centre)  # noqa: E731
+    best = jnp.maximum(g(x.lo), g(x.hi))
+    for a, b, convex in zip(edges[:-1], edges[1:], curve.convex, strict=True):
+        best = jnp.maximum(best, jnp.maximum(g(a), g(b)))
+        if convex is True:
+            continue
+
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            mid = 0.5 * (ends[0] + ends[1])
+            rises = _slope_at(f, mid) >= k
+            return jnp.where(rises, mid, ends[0]), jnp.where(rises, ends[1], mid)
+
+        s, t = _loops.fori_loop(0, _BISECTIONS, halve, (a, b))
+        rise = jnp.maximum(_slope_at(f, s) - k, 0.0)
+        top = jnp.maximum(g(t), g(s) + jnp.where(t > s, rise * (t - s), 0.0))
+        best = jnp.maximum(best, jnp.where(jnp.asarray(convex), -jnp.inf, top))
+    return best
+
+
+def _envelope(points: Array, values: Array, middle: Array, at_middle: Array, tangent: Array) -> Array:
+    """The slope of the concave envelope of the points at the middle: the tangent's, if no point lies above it."""
+    run, rise = points - middle, values - at_middle
+    near = 1e-6 * (1 + jnp.max(jnp.abs(values), axis=0))
+    fits = jnp.all(rise <= tangent * run + near, axis=0)
+    steep = jnp.where(run != 0, rise / jnp.where(run != 0, run, 1.0), tangent)
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        k = 0.5 * (ends[0] + ends[1])
+        height = rise - k * run
+        right = jnp.max(jnp.where(run > 0, height, -jnp.inf), axis=0)
+        up = right > jnp.max(jnp.where(run > 0, -jnp.inf, height), axis=0)
+        return jnp.where(up, k, ends[0]), jnp.where(up, ends[1], k)
+
+    low, high = _loops.fori_loop(0, _SLOPES, halve, (jnp.min(steep, axis=0), jnp.max(steep, axis=0)))
+    return jnp.where(fits, tangent, 0.5 * (low + high))
+
+
+def _grid(curve: Curve, x: Interval) -> Array:
+    shares = jnp.linspace(0.0, 1.0, 9, dtype=x.lo.dtype).reshape(-1, *[1] * x.lo.ndim)
+    points = [x.lo + (x.hi - x.lo) * shares]
+    for bend in curve.bends:
+        offsets = jnp.array([s * d for d in _NEAR for s in (-1, 1)], x.lo.dtype).reshape(-1, *[1] * x.lo.ndim)
+        points.append(jnp.clip(bend + offsets, x.lo, x.hi))
+    return jnp.concatenate(points)
+
+
+def lines(f: Callable[[Array], Array], curve: Curve, x: Interval, out: Interval) -> tuple[Array, Line, Line]:
+    """``centre, below, above``: lines under and over ``f`` on the interval; constants where no finite line is at hand.
+
+    Args:
+      f: elementwise.
+      curve: of ``f``.
+      x: of the variable.
+      out: of the value.
+    """
+    centre = 0.5 * (x.lo + x.hi)
+    value, tangent = f(centre), _slope_at(f, centre)
+    points = _grid(curve, x)
+    values = jax.vmap(f)(points)
+    flipped = Curve(curve.bends, [not c if isinstance(c, bool) else ~c for c in curve.convex])
+    above_k = _envelope(points, values, centre, value, tangent)
+    below_k = -_envelope(points, -values, centre, -value, -tangent)
+    above_b = _most(f, curve, x, centre, above_k)
+    below_b = -_most(lambda v: -f(v), flipped, x, centre, -below_k)
+
+    def safe(k: Array, b: Array, end: Array) -> Line:
+        fine = jnp.isfinite(k) & jnp.isfinite(b)
+        return jnp.where(fine, k, 0.0), jnp.where(fine, b, end)
+
+    return centre, safe(below_k, below_b, out.lo), safe(above_k, above_b, out.hi)
+
+
+def _relaxed(eqn: Equation, x: Interval, *rest: Any, curve: Callable[..., Curve]) -> Any:
+    (out,) = INTERVAL[eqn.name].apply(eqn, x, *rest)
+    f = lambda v: eqn.bind([v, *rest])[0]  # noqa: E731
+    shape = eqn.avals[0].shape
+    x = Interval(*(jnp.broadcast_to(end, shape) for end in x))
+    centre, *pair = lines(f, curve(eqn, x, *rest), x, out)
+    return tuple(lambda z, *_, k=k, b=b: k * (z - centre) + b for k, b in pair)
+
+
+def defcurve(names: str, bends: Sequence[float] = (), convex: Sequence[bool] = (True,)) -> None:
+    """Relax primitives with these bends; they need an interval rule as well."""
+    fixed = Curve(bends, convex)
+    for name in names.split():
+        defrelax(name, lambda eqn, x, *rest: _relaxed(eqn, x, *rest, curve=lambda *_: fixed))
+
+
+def _turning(at: Sequence[float]) -> Callable[..., Sequence[Interval]]:
+    """The interval rule of a function of one variable that is monotone but for the points ``at``."""
+
+    def rule(eqn: Equation, x: Interval) -> list[Interval]:
+        values = [eqn.bind([jnp.clip(jnp.asarray(v, x.lo.dtype), x.lo, x.hi)])[0] for v in (-jnp.inf, *at, jnp.inf)]
+        return [Interval(jnp.min(jnp.stack(values), axis=0), jnp.max(jnp.stack(values), axis=0))]
+
+    return rule
+
+
+def _wave(eqn: Equation, x: Interval) -> list[Interval]:
+    """sin and cos: an extreme value where a turning point lies inside. Huge arguments are not trusted to float."""
+    shift = 0.5 if eqn.name == "sin" else 0.0
+    lo, hi = (end / math.pi - shift for end in x)  # maxima at even integers, minima at odd ones
+    first = jnp.ceil(lo - 1e-3)
+    values = [eqn.bind([end])[0] for end in x]
+    one, two = first <= hi + 1e-3, first + 1 <= hi + 1e-3
+    even = first % 2 == 0
+    far = ~(jnp.maximum(jnp.abs(x.lo), jnp.abs(x.hi)) < 1e3)
+    low = jnp.where(far | jnp.where(even, two, one), -1.0, jnp.minimum(*values))
+    high = jnp.where(far | jnp.where(even, one, two), 1.0, jnp.maximum(*values))
+    nan = jnp.where(jnp.isnan(x.lo + x.hi) | ~jnp.isfinite(x.lo) | ~jnp.isfinite(x.hi), jnp.nan, 0.0)
+    return [Interval(low + nan, high + nan)]
+
+
+def _wave_curve(eqn: Equation, x: Interval) -> Curve:
+    """Bends of sin at the multiples of pi, of cos halfway between; three suffice up to a width of two pi, beyond no line helps."""
+    shift = 0.0 if eqn.name == "sin" else 0.5
+    first = jnp.ceil(x.lo / math.pi - shift)
+    wide = ~((x.hi - x.lo < 2 * math.pi) & (jnp.maximum(jnp.abs(x.lo), jnp.abs(x.hi)) < 1e3))
+    bends = [jnp.where(wide, jnp.nan, (first + i + shift) * math.pi) for i in range(3)]
+    even = (
+        first % 2 == 0
+    )  # sin falls through even multiples backwards: before an even one it is convex, as cos before pi / 2 is concave
+    before = even if eqn.name == "sin" else ~even
+    return Curve(bends, [before, ~before, before, ~before])
+
+
+def _power_curve(eqn: Equation, x: Interval) -> Curve:
+    y = eqn.params["y"]
+    if y >= 0:
+        return Curve((), (True,)) if y % 2 == 0 else Curve((0.0,), (False, True))
+    return Curve((0.0,), (y % 2 == 0, True))
+
+
+def _pow(eqn: Equation, x: Any, y: Any) -> list[Interval]:
+    """A known power of a quantity that stays positive."""
+    at = [eqn.bind([end, y])[0] for end in x]
+    fine = (x.lo > 0) | ((x.lo == 0) & (y > 0))
+    ends = [jnp.where(fine, f(*at), jnp.nan) for f in (jnp.minimum, jnp.maximum)]
+    return [Interval(*ends)]
+
+
+definterval("silu", _turning((-1.27846454276107,)))
+definterval("gelu", _turning((-0.751791537559929,)))
+definterval("gelu_tanh", _turning((-0.752461404408723,)))
+definterval("mish", _turning((-1.1924312145155,)))
+definterval("cosh", _turning((0.0,)))
+definterval("sin cos", _wave)
+definterval("pow", _pow, lambda mask: mask == (True, False))
+
+defcurve("exp exp2 expm1 softplus square cosh squareplus sparse_plus elu celu rsqrt")
+defcurve("log log1p sqrt", (), (False,))
+defcurve("tanh logistic atan erf asinh cbrt soft_sign", (0.0,), (True, False))
+defcurve("erfc sinh", (0.0,), (False, True))
+defcurve("selu", (0.0,), (True, True))
+defcurve("silu", (-2.39935728051547, 2.39935728051547), (False, True, False))
+defcurve("gelu", (-1.41421358657633, 1.41421358657633), (False, True, False))
+defcurve("gelu_tanh", (-1.41850397712807, 1.41850397712807), (False, True, False))
+defcurve("mish", (-2.25637639636079, 1.49057117948543), (False, True, False))
+defrelax("sin cos", lambda eqn, x: _relaxed(eqn, x, curve=_wave_curve))
+defrelax("integer_pow", lambda eqn, x: _relaxed(eqn, x, curve=_power_curve))
+defrelax("pow", lambda eqn, x, y: _relaxed(eqn, x, y, curve=lambda eqn, x, y: Curve((), ((y < 0) | (y > 1),))))
+
+for name in ("silu", "mish", "elu", "celu", "selu", "soft_sign", "squareplus", "sparse_plus", "softplus"):
+    defcall(name, getattr(jax.nn, name))
