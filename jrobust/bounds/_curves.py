@@ -43,47 +43,54 @@ class Curve(NamedTuple):
     convex: Sequence[Any]
 
 
-def _slope_at(f: Callable[[Array], Array], x: Array) -> Array:
-    return jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
+def _slope(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda v: jax.jvp(f, (v,), (jnp.ones_like(v),))[1]
+
+
+def _both(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """``f`` and ``-f`` of arrays [2, n, ...], for functions of the trailing shape alone."""
+    return lambda v: jnp.stack([1.0, -1.0]).astype(v.dtype).reshape(2, *[1] * (v.ndim - 1)) * jax.vmap(jax.vmap(f))(v)
 
 
 def _most(f: Callable[[Array], Array], curve: Curve, x: Interval, centre: Array, k: Array) -> Array:
-    """An upper bound of ``f(v) - k (v - centre)`` over the interval, attained up to the last bisection."""
-    edges = [x.lo, *(jnp.clip(b, x.lo, x.hi) for b in curve.bends), x.hi]
-    g = lambda v: f(v) - k * (v - centre)  # noqa: E731
-    best = jnp.maximum(g(x.lo), g(x.hi))
-    for a, b, convex in zip(edges[:-1], edges[1:], curve.convex, strict=True):
-        best = jnp.maximum(best, jnp.maximum(g(a), g(b)))
-        if convex is True:
-            continue
+    """Upper bounds of ``f(v) - k[0] (v - centre)`` and ``-f(v) - k[1] (v - centre)`` over the interval, attained up to a last bisection."""
+    shape = x.lo.shape
+    edges = jnp.stack([x.lo, *(jnp.clip(b, x.lo, x.hi) for b in curve.bends), x.hi])
+    convex = jnp.stack([jnp.broadcast_to(jnp.asarray(c), shape) for c in curve.convex])
+    a, b = (jnp.broadcast_to(e, (2, *e.shape)) for e in (edges[:-1], edges[1:]))  # [2, pieces, ...]
+    k = k[:, None]
 
-        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            mid = 0.5 * (ends[0] + ends[1])
-            rises = _slope_at(f, mid) >= k
-            return jnp.where(rises, mid, ends[0]), jnp.where(rises, ends[1], mid)
+    def height(v: Array) -> Array:
+        return _both(f)(v) - k * (v - centre)
 
-        s, t = _loops.fori_loop(0, _BISECTIONS, halve, (a, b))
-        rise = jnp.maximum(_slope_at(f, s) - k, 0.0)
-        top = jnp.maximum(g(t), g(s) + jnp.where(t > s, rise * (t - s), 0.0))
-        best = jnp.maximum(best, jnp.where(jnp.asarray(convex), -jnp.inf, top))
-    return best
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        mid = 0.5 * (ends[0] + ends[1])
+        rises = _both(_slope(f))(mid) >= k
+        return jnp.where(rises, mid, ends[0]), jnp.where(rises, ends[1], mid)
+
+    s, t = _loops.fori_loop(0, _BISECTIONS, halve, (a, b))
+    rise = jnp.maximum(_both(_slope(f))(s) - k, 0.0)
+    inside = jnp.maximum(height(t), height(s) + jnp.where(t > s, rise * (t - s), 0.0))
+    concave = jnp.stack([~convex, convex])
+    tops = jnp.maximum(jnp.maximum(height(a), height(b)), jnp.where(concave, inside, -jnp.inf))
+    return jnp.max(tops, axis=1)
 
 
-def _envelope(points: Array, values: Array, middle: Array, at_middle: Array, tangent: Array) -> Array:
-    """The slope of the concave envelope of the points at the middle: the tangent's, if no point lies above it."""
-    run, rise = points - middle, values - at_middle
-    near = 1e-6 * (1 + jnp.max(jnp.abs(values), axis=0))
-    fits = jnp.all(rise <= tangent * run + near, axis=0)
-    steep = jnp.where(run != 0, rise / jnp.where(run != 0, run, 1.0), tangent)
+def _envelopes(run: Array, rise: Array, tangent: Array) -> Array:
+    """Slopes at the middle of the concave envelopes of points ``rise`` [2, n, ...] at ``run``: the tangents', where no point lies above."""
+    near = 1e-6 * (1 + jnp.max(jnp.abs(rise), axis=1))
+    fits = jnp.all(rise <= tangent[:, None] * run + near[:, None], axis=1)
+    steep = jnp.where(run != 0, rise / jnp.where(run != 0, run, 1.0), tangent[:, None])
 
     def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         k = 0.5 * (ends[0] + ends[1])
-        height = rise - k * run
-        right = jnp.max(jnp.where(run > 0, height, -jnp.inf), axis=0)
-        up = right > jnp.max(jnp.where(run > 0, -jnp.inf, height), axis=0)
+        height = rise - k[:, None] * run
+        up = jnp.max(jnp.where(run > 0, height, -jnp.inf), axis=1) > jnp.max(
+            jnp.where(run > 0, -jnp.inf, height), axis=1
+        )
         return jnp.where(up, k, ends[0]), jnp.where(up, ends[1], k)
 
-    low, high = _loops.fori_loop(0, _SLOPES, halve, (jnp.min(steep, axis=0), jnp.max(steep, axis=0)))
+    low, high = _loops.fori_loop(0, _SLOPES, halve, (jnp.min(steep, axis=1), jnp.max(steep, axis=1)))
     return jnp.where(fits, tangent, 0.5 * (low + high))
 
 
@@ -106,20 +113,17 @@ def lines(f: Callable[[Array], Array], curve: Curve, x: Interval, out: Interval)
       out: of the value.
     """
     centre = 0.5 * (x.lo + x.hi)
-    value, tangent = f(centre), _slope_at(f, centre)
+    value, tangent = f(centre), _slope(f)(centre)
     points = _grid(curve, x)
-    values = jax.vmap(f)(points)
-    flipped = Curve(curve.bends, [not c if isinstance(c, bool) else ~c for c in curve.convex])
-    above_k = _envelope(points, values, centre, value, tangent)
-    below_k = -_envelope(points, -values, centre, -value, -tangent)
-    above_b = _most(f, curve, x, centre, above_k)
-    below_b = -_most(lambda v: -f(v), flipped, x, centre, -below_k)
+    rise = jax.vmap(f)(points) - value
+    k = _envelopes(points - centre, jnp.stack([rise, -rise]), jnp.stack([tangent, -tangent]))
+    above, below = _most(f, curve, x, centre, k)
 
     def safe(k: Array, b: Array, end: Array) -> Line:
         fine = jnp.isfinite(k) & jnp.isfinite(b)
         return jnp.where(fine, k, 0.0), jnp.where(fine, b, end)
 
-    return centre, safe(below_k, below_b, out.lo), safe(above_k, above_b, out.hi)
+    return centre, safe(-k[1], -below, out.lo), safe(k[0], above, out.hi)
 
 
 def _relaxed(eqn: Equation, x: Interval, *rest: Any, curve: Callable[..., Curve]) -> Any:

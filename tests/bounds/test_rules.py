@@ -67,7 +67,7 @@ RULES = {
     "attention": (FLAT, lambda z: jax.nn.softmax(z.reshape(3, 2) @ z.reshape(3, 2).T) @ z.reshape(3, 2)),
     "layer norm": (FLAT, lambda z: (z - jnp.mean(z)) * lax.rsqrt(jnp.var(z) + 1e-2)),
     "quotient of two": (FLAT, lambda z: z / (2 + z[::-1] ** 2)),
-    "scan": (FLAT, lambda z: lax.scan(lambda c, v: (jnp.tanh(c + v), c * v), z[0], z)[1]),
+    "scan": (FLAT, lambda z: lax.scan(lambda c, v: (jnp.tanh(c + v), c * v), z[0], z[:3])[1]),
     "known while": (FLAT, lambda z: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.abs(c[1] - 0.1)), (0, z))[1]),
     "known for": (FLAT, lambda z: lax.fori_loop(0, 2, lambda i, v: v * 0.5 + i, z)),
     "branches": (FLAT, lambda z: lax.cond(jnp.sum(jnp.ones(2)) > 1, jnp.sin, jnp.cos, z) + lax.cond(z[0] > 0, jnp.abs, jnp.tanh, z)),
