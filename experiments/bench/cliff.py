@@ -4,7 +4,8 @@ Command: python experiments/bench/cliff.py [--cpu-time] [--no-contrast]
 Hardware: 2-core x86 machine, idle; about two minutes. Target: _loops <= 1.25 x native single steps and <= 1.1 x steps of its own form.
 Measured, _loops / native single steps (forward, input gradient, weight gradient): jax 0.10.2 small 0.50, 0.45, 0.97, mid 0.85,
 0.82, 0.66; before strides were split off, jax 0.12.0.1 small 0.79, 0.62, 0.84, mid 1.28-1.40 (misses: native forwards became faster
-there), 1.23-1.42, 1.0. _loops / single steps of the same form: 0.65 to 1.11. lax.scan / native on jax 0.10.2: small 1.0, 2.5, 8.4; mid 0.9, 1.8, 26.
+there), 1.23-1.42, 1.0. _loops / single steps of the same form: 0.65 to 1.11.
+lax.scan / native on jax 0.10.2: small 1.0, 2.5, 8.4; mid 0.9, 1.8, 26.
 """
 
 import argparse
