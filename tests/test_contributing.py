@@ -10,6 +10,7 @@ from jrobust.bounds import _tables
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.showcase
 def test_contributing_snippets_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
     assert len(blocks) >= 7
@@ -22,6 +23,7 @@ def test_contributing_snippets_run():
             table.pop("atanh", None)
 
 
+@pytest.mark.showcase
 @pytest.mark.parametrize("page", ["attacks", "evaluation", "training"])
 def test_docs_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -31,6 +33,7 @@ def test_docs_snippets_run(page, tmp_path, monkeypatch):
         exec(compile(block.replace("epochs=3", "epochs=1"), f"{page}.md", "exec"), {"__name__": page})
 
 
+@pytest.mark.showcase
 def test_readme_snippets_run():
     import jax
     import jax.numpy as jnp

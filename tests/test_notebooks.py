@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 
 
-@pytest.mark.notebook
+@pytest.mark.showcase
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
 def test_runs(source):
     run = subprocess.run(

@@ -8,6 +8,9 @@ from jrobust.cli import main
 from jrobust.evaluation import read_sections
 
 
+pytestmark = pytest.mark.showcase
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "out"
