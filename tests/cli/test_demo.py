@@ -7,7 +7,6 @@ import pytest
 from jrobust.cli import main
 from jrobust.evaluation import read_sections
 
-
 pytestmark = pytest.mark.showcase
 
 
