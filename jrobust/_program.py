@@ -209,7 +209,9 @@ _CONTROL = {"scan": _scan, "while": _while, "cond": _cond}
 def _is_canonical(eqn: JaxprEqn, body: Any, keep: Mapping[str, Any]) -> bool:
     """Whether a call is the canonical function that its name claims, by name and body."""
     canonical = keep.get(eqn.params.get("name", ""))
-    if canonical is None:
+    if (
+        canonical is None or eqn.outvars[0].aval.shape != eqn.invars[0].aval.shape
+    ):  # a call is bound at its own shapes alone
         return False
     try:
         fresh = trace(canonical, *(_aval(v) for v in eqn.invars))

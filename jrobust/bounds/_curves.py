@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jrobust import _loops
 from jrobust._program import Equation
-from jrobust.bounds._tables import INTERVAL, Interval, defcall, definterval, defrelax
+from jrobust.bounds._tables import INTERVAL, Interval, anything, defcall, definterval, defrelax
 from jrobust.typing import Array
 
 _BISECTIONS, _SLOPES = 14, 20
@@ -97,8 +97,8 @@ def _envelopes(run: Array, rise: Array, tangent: Array) -> Array:
 def _grid(curve: Curve, x: Interval) -> Array:
     shares = jnp.linspace(0.0, 1.0, 9, dtype=x.lo.dtype).reshape(-1, *[1] * x.lo.ndim)
     points = [x.lo + (x.hi - x.lo) * shares]
+    offsets = jnp.array([s * d for d in _NEAR for s in (-1, 1)], x.lo.dtype).reshape(-1, *[1] * x.lo.ndim)
     for bend in curve.bends:
-        offsets = jnp.array([s * d for d in _NEAR for s in (-1, 1)], x.lo.dtype).reshape(-1, *[1] * x.lo.ndim)
         points.append(jnp.clip(bend + offsets, x.lo, x.hi))
     return jnp.concatenate(points)
 
@@ -129,8 +129,6 @@ def lines(f: Callable[[Array], Array], curve: Curve, x: Interval, out: Interval)
 def _relaxed(eqn: Equation, x: Interval, *rest: Any, curve: Callable[..., Curve]) -> Any:
     (out,) = INTERVAL[eqn.name].apply(eqn, x, *rest)
     f = lambda v: eqn.bind([v, *rest])[0]  # noqa: E731
-    shape = eqn.avals[0].shape
-    x = Interval(*(jnp.broadcast_to(end, shape) for end in x))
     centre, *pair = lines(f, curve(eqn, x, *rest), x, out)
     return tuple(lambda z, *_, k=k, b=b: k * (z - centre) + b for k, b in pair)
 
@@ -145,8 +143,9 @@ def defcurve(names: str, bends: Sequence[float] = (), convex: Sequence[bool] = (
 def _turning(at: Sequence[float]) -> Callable[..., Sequence[Interval]]:
     """The interval rule of a function of one variable that is monotone but for the points ``at``."""
 
-    def rule(eqn: Equation, x: Interval) -> list[Interval]:
-        values = [eqn.bind([jnp.clip(jnp.asarray(v, x.lo.dtype), x.lo, x.hi)])[0] for v in (-jnp.inf, *at, jnp.inf)]
+    def rule(eqn: Equation, x: Interval, *rest: Any) -> list[Interval]:
+        points = [jnp.clip(jnp.asarray(v, x.lo.dtype), x.lo, x.hi) for v in (-jnp.inf, *at, jnp.inf)]
+        values = [eqn.bind([v, *rest])[0] for v in points]
         return [Interval(jnp.min(jnp.stack(values), axis=0), jnp.max(jnp.stack(values), axis=0))]
 
     return rule
@@ -173,10 +172,10 @@ def _wave_curve(eqn: Equation, x: Interval) -> Curve:
     first = jnp.ceil(x.lo / math.pi - shift)
     wide = ~((x.hi - x.lo < 2 * math.pi) & (jnp.maximum(jnp.abs(x.lo), jnp.abs(x.hi)) < 1e3))
     bends = [jnp.where(wide, jnp.nan, (first + i + shift) * math.pi) for i in range(3)]
-    even = (
-        first % 2 == 0
-    )  # sin falls through even multiples backwards: before an even one it is convex, as cos before pi / 2 is concave
-    before = even if eqn.name == "sin" else ~even
+    even = first % 2 == 0
+    before = (
+        even if eqn.name == "sin" else ~even
+    )  # sin is negative, so convex, before 0; cos positive, so concave, before pi / 2
     return Curve(bends, [before, ~before, before, ~before])
 
 
@@ -189,12 +188,20 @@ def _power_curve(eqn: Equation, x: Interval) -> Curve:
 
 def _pow(eqn: Equation, x: Any, y: Any) -> list[Interval]:
     """A known power of a quantity that stays positive."""
+    if not jnp.issubdtype(eqn.avals[0].dtype, jnp.floating):
+        return [anything(eqn.avals[0])]
     at = [eqn.bind([end, y])[0] for end in x]
     fine = (x.lo > 0) | ((x.lo == 0) & (y > 0))
     ends = [jnp.where(fine, f(*at), jnp.nan) for f in (jnp.minimum, jnp.maximum)]
     return [Interval(*ends)]
 
 
+def _kink(eqn: Equation, x: Interval, alpha: Any = 1.0) -> Curve:
+    """ELU and CELU bend at 0, upwards or down; below it they curve as the sign of ``alpha`` says."""
+    return Curve((0.0,), (jnp.asarray(alpha) >= 0, True))
+
+
+definterval("elu celu", _turning((0.0,)), lambda mask: mask in ((True,), (True, False)))
 definterval("silu", _turning((-1.27846454276107,)))
 definterval("gelu", _turning((-0.751791537559929,)))
 definterval("gelu_tanh", _turning((-0.752461404408723,)))
@@ -203,7 +210,7 @@ definterval("cosh", _turning((0.0,)))
 definterval("sin cos", _wave)
 definterval("pow", _pow, lambda mask: mask == (True, False))
 
-defcurve("exp exp2 expm1 softplus square cosh squareplus sparse_plus elu celu rsqrt")
+defcurve("exp exp2 expm1 softplus square cosh sparse_plus rsqrt")
 defcurve("log log1p sqrt", (), (False,))
 defcurve("tanh logistic atan erf asinh cbrt soft_sign", (0.0,), (True, False))
 defcurve("erfc sinh", (0.0,), (False, True))
@@ -212,9 +219,10 @@ defcurve("silu", (-2.39935728051547, 2.39935728051547), (False, True, False))
 defcurve("gelu", (-1.41421358657633, 1.41421358657633), (False, True, False))
 defcurve("gelu_tanh", (-1.41850397712807, 1.41850397712807), (False, True, False))
 defcurve("mish", (-2.25637639636079, 1.49057117948543), (False, True, False))
+defrelax("elu celu", lambda eqn, x, *rest: _relaxed(eqn, x, *rest, curve=_kink))
 defrelax("sin cos", lambda eqn, x: _relaxed(eqn, x, curve=_wave_curve))
 defrelax("integer_pow", lambda eqn, x: _relaxed(eqn, x, curve=_power_curve))
 defrelax("pow", lambda eqn, x, y: _relaxed(eqn, x, y, curve=lambda eqn, x, y: Curve((), ((y < 0) | (y > 1),))))
 
-for name in ("silu", "mish", "elu", "celu", "selu", "soft_sign", "squareplus", "sparse_plus", "softplus"):
+for name in ("silu", "mish", "elu", "celu", "selu", "soft_sign", "sparse_plus", "softplus"):
     defcall(name, getattr(jax.nn, name))

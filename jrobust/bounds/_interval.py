@@ -38,7 +38,7 @@ defaffine("reduce_sum cumsum reduce_window_sum", "+", mixes)
 # Monotone.
 defmonotone("max min clamp reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin")
 defmonotone("exp exp2 expm1 log log1p tanh logistic sqrt cbrt erf atan asin acosh sinh asinh sign floor ceil round")
-defmonotone("softplus elu celu selu soft_sign squareplus sparse_plus logsumexp")
+defmonotone("softplus selu soft_sign sparse_plus logsumexp")
 defmonotone("rsqrt erfc acos not", "-")
 defmonotone("reduce_and reduce_or")
 

@@ -83,6 +83,13 @@ def _may_be_nan(eqn: Equation, out: Interval, x: Any) -> Any:
     return jnp.isnan(lo) | jnp.isnan(hi)
 
 
+def _shifted_row(eqn: Equation, out: Interval, x: Interval) -> Any:
+    """Softmax subtracts a row's maximum: infinite, it leaves NaN; single entries may be -inf."""
+    axis = eqn.params["axis"]
+    most, least = jnp.max(x.hi, axis=axis, keepdims=True), jnp.max(x.lo, axis=axis, keepdims=True)
+    return ~((most < jnp.inf) & (least > -jnp.inf))
+
+
 def _any_in_row(eqn: Equation, out: Interval, x: Interval) -> Any:
     return jnp.any(_may_be_nan(eqn, out, x), axis=eqn.params["dimension"], keepdims=True)
 
@@ -95,6 +102,8 @@ _FAILS: dict[str, Callable[..., Any]] = {
     "integer_pow": _may_be_nan,
     "sort": _any_in_row,  # a NaN moves to the end
     **dict.fromkeys(["log", "sqrt"], lambda eqn, out, x: ~(x.lo >= 0)),
+    **dict.fromkeys(["softmax", "log_softmax"], _shifted_row),
+    "celu": lambda eqn, out, x, alpha=1.0: jnp.asarray(alpha) == 0,
     "log1p": lambda eqn, out, x: ~(x.lo >= -1),
     **dict.fromkeys(["asin", "acos"], lambda eqn, out, x: ~((x.lo >= -1) & (x.hi <= 1))),
     "acosh": lambda eqn, out, x: ~(x.lo >= 1),

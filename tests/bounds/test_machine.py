@@ -28,6 +28,10 @@ NAN = {
     "through a power": lambda z: 1 / jnp.sqrt(z) ** 2 + jnp.sqrt(z) ** 2,
     "through tanh": lambda z: jnp.tanh(jnp.log(z)),
     "through a sum": lambda z: jnp.sum(jnp.log(z)) + z,
+    "softmax of infinity": lambda z: jax.nn.softmax(jnp.stack([z[0], 1 / z[0], z[1]])),
+    "log-softmax of infinities": lambda z: jax.nn.log_softmax(jnp.log(z + 0.4)),
+    "celu of slope 0": lambda z: jax.nn.celu(z, 0.0),
+    "squareplus below 0": lambda z: jax.nn.squareplus(z, -1.0),
     "through a pool": lambda z: lax.reduce_window(jnp.log(z), -jnp.inf, lax.max, (1,), (1,), "VALID"),
 }
 

@@ -131,6 +131,8 @@ def test_a_primitive_without_a_rule_is_named_with_its_line(method):
     assert jr.bounds.supported(lambda z: net(W, z), S.center, method=method) == []
     with pytest.raises(NotImplementedError, match=r"'erf_inv'.*test_nets\.py:\d+"):
         jr.bounds.output_bounds(fn, jr.sets.linf(0.1)(jnp.ones(2)), method=method)
+    with pytest.raises(NotImplementedError, match=r"'elu'.*must not depend"):
+        jr.bounds.output_bounds(lambda z: jax.nn.elu(z, z), jr.sets.linf(0.1)(jnp.ones(2)), method=method)
     with pytest.raises(NotImplementedError, match=r"dynamic_slice.*must not depend"):
         jr.bounds.output_bounds(lambda z: jnp.arange(3.0)[jnp.argmax(z)], jr.sets.linf(0.1)(jnp.ones(2)), method=method)
 
