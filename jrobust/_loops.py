@@ -69,6 +69,99 @@ def map(f: Callable[[Any], Any], xs: PyTree, *, batch_size: int | None = None) -
     return _run(lambda xs: lax.map(f, xs, batch_size=batch_size), xs)
 
 
+def map_where(f: Callable[[Any], Any], active: Any, default: PyTree, *, batch_size: int) -> PyTree:
+    """``f(i)`` for each index where ``active[i]``, else ``default[i]``: chunks of active indices only, however many there are.
+
+    Differentiable in reverse, although the number of chunks is known at run time alone. Under vmap the active indices of all
+    examples are worked off together: none waits for the one with most.
+
+    >>> map_where(jnp.sqrt, jnp.array([True, False, True]), jnp.full(3, -1.0), batch_size=2).tolist()
+    [0.0, -1.0, 1.4142135381698608]
+    """
+    # custom derivatives may not close over tracers: every array that f does is an argument
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(jnp.zeros((), jnp.int32))
+    is_float = [bool(jnp.issubdtype(jnp.result_type(c), jnp.floating)) for c in closed.consts]
+    floats = tuple(c for c, d in zip(closed.consts, is_float, strict=True) if d)
+    others = tuple(c for c, d in zip(closed.consts, is_float, strict=True) if not d)
+
+    def value(i: Any, floats: Any, others: Any) -> Any:
+        queues = {True: iter(floats), False: iter(others)}
+        pure = _jaxpr.jaxpr_as_fun(_jaxpr.ClosedJaxpr(closed.jaxpr, [next(queues[d]) for d in is_float]))
+        return jax.tree.unflatten(jax.tree.structure(shapes), pure(i))
+
+    @jax.custom_vjp
+    def run(default: Any, active: Any, floats: Any, others: Any) -> Any:
+        return _write(value, batch_size, active, default, (floats, others))
+
+    def forward(default: Any, active: Any, floats: Any, others: Any) -> Any:
+        return run(default, active, floats, others), (active, floats, others)
+
+    def backward(saved: Any, cotangent: Any) -> Any:
+        active, floats, others = saved
+        rest = jax.tree.map(lambda c: jnp.where(active, 0, c), cotangent)
+
+        def add(index: Any, total: Any) -> Any:
+            mine = jax.tree.map(lambda c: jnp.take(c, index, mode="fill", fill_value=0), cotangent)
+            each = jax.vmap(value, (0, None, None))
+            (more,) = jax.vjp(lambda floats: each(_inside(index, active), floats, others), floats)[1](mine)
+            return jax.tree.map(jnp.add, total, more)
+
+        return rest, None, _chunks(active, batch_size, add, jax.tree.map(jnp.zeros_like, floats)), None
+
+    run.defvjp(forward, backward)
+    return run(default, active, floats, others)
+
+
+def _inside(index: Any, active: Any) -> Any:
+    return jnp.minimum(index, active.shape[0] - 1)
+
+
+def _chunks(active: Any, batch_size: int, body: Callable[[Any, Any], Any], init: Any) -> Any:
+    """``body(indices, so far)`` over all active indices, the last chunk filled up with one past the end."""
+    n = active.shape[0]
+    order = jnp.argsort(~active, stable=True).astype(jnp.int32)
+    order = jnp.concatenate([order, jnp.full(batch_size, n, jnp.int32)])
+    count = jnp.sum(active)
+
+    def step(carry: Any) -> Any:
+        start, so_far = carry
+        index = lax.dynamic_slice(order, (start,), (batch_size,))
+        index = jnp.where(start + jnp.arange(batch_size) < count, index, n)
+        return start + batch_size, body(index, so_far)
+
+    return while_loop(lambda carry: carry[0] < count, step, (jnp.zeros((), count.dtype), init))[1]
+
+
+def _write(fn: Callable[..., Any], batch_size: int, active: Any, default: Any, args: Any) -> Any:
+    """``fn(i, *args)`` at the active indices; a vmap over examples becomes one longer run over (example, index)."""
+
+    @jax.custom_batching.custom_vmap
+    def run(active: Any, default: Any, args: Any) -> Any:
+        def write(index: Any, out: Any) -> Any:
+            new = jax.vmap(lambda i: fn(i, *args))(_inside(index, active))
+            return jax.tree.map(lambda o, v: o.at[index].set(v, mode="drop"), out, new)
+
+        return _chunks(active, batch_size, write, default)
+
+    @run.def_vmap
+    def together(size: int, batched: Any, active: Any, default: Any, args: Any) -> Any:  # pyright: ignore[reportUnusedFunction]
+        n = active.shape[-1]
+
+        def flat(x: Any, is_batched: bool) -> Any:
+            x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(size * n, *x.shape[2:])
+
+        def of_pair(i: Any, *args: Any) -> Any:
+            return fn(i % n, *jax.tree.map(lambda x, d: x[i // n] if d else x, args, batched[2]))
+
+        out = _write(
+            of_pair, batch_size * size, flat(active, batched[0]), jax.tree.map(flat, default, batched[1]), args
+        )
+        return jax.tree.map(lambda x: x.reshape(size, n, *x.shape[1:]), out), jax.tree.map(lambda _: True, out)
+
+    return run(active, default, args)
+
+
 def rewrite(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn`` with its convolutions as slices and dots on CPU; the same function elsewhere.
 

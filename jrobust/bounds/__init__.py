@@ -1,5 +1,16 @@
 """Bound propagation: upper oracles that interpret a function's jaxpr, primitive by primitive."""
 
-from jrobust.bounds._methods import crown, crown_ibp, ibp, output_bounds, supported
+from jrobust.bounds._branch import Search, branch, branch_and_bound
+from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, supported
 
-__all__ = ["crown", "crown_ibp", "ibp", "output_bounds", "supported"]
+__all__ = [
+    "Search",
+    "alpha_crown",
+    "branch",
+    "branch_and_bound",
+    "crown",
+    "crown_ibp",
+    "ibp",
+    "output_bounds",
+    "supported",
+]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jrobust import _loops
 from jrobust._program import Equation
@@ -18,16 +19,7 @@ from jrobust.bounds._tables import INTERVAL, Interval, anything, defcall, defint
 from jrobust.typing import Array
 
 _BISECTIONS, _SLOPES = 14, 20
-_NEAR = (
-    0.0,
-    0.3,
-    0.7,
-    1.0,
-    1.5,
-    2.0,
-    3.0,
-    5.0,
-)  # grid points beside a bend, at the scale on which these functions bend
+_NEAR = (0.0, 0.3, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # beside a bend, at the scale on which these functions bend
 
 Line = tuple[Array, Array]
 """``k, b`` of ``x -> k (x - centre) + b``."""
@@ -68,7 +60,10 @@ def _most(f: Callable[[Array], Array], curve: Curve, x: Interval, centre: Array,
         rises = _both(_slope(f))(mid) >= k
         return jnp.where(rises, mid, ends[0]), jnp.where(rises, ends[1], mid)
 
-    s, t = _loops.fori_loop(0, _BISECTIONS, halve, (a, b))
+    found = _loops.fori_loop(0, _BISECTIONS, halve, (a, b))
+    # derivatives see the place of the extreme value, as a share of the piece, as fixed (the envelope theorem)
+    width = jnp.where(b > a, b - a, 1.0)
+    s, t = (jnp.clip(a + lax.stop_gradient((end - a) / width) * (b - a), a, b) for end in found)
     rise = jnp.maximum(_both(_slope(f))(s) - k, 0.0)
     inside = jnp.maximum(height(t), height(s) + jnp.where(t > s, rise * (t - s), 0.0))
     concave = jnp.stack([~convex, convex])
@@ -103,41 +98,72 @@ def _grid(curve: Curve, x: Interval) -> Array:
     return jnp.concatenate(points)
 
 
-def lines(f: Callable[[Array], Array], curve: Curve, x: Interval, out: Interval) -> tuple[Array, Line, Line]:
+def _range(f: Callable[[Array], Array], points: Array) -> tuple[Array, Array]:
+    """The least and the largest finite slope of ``f`` at the points."""
+    slopes = jax.vmap(_slope(f))(points)
+    fine = jnp.isfinite(slopes)
+    least = jnp.min(jnp.where(fine, slopes, jnp.inf), axis=0)
+    most = jnp.max(jnp.where(fine, slopes, -jnp.inf), axis=0)
+    return tuple(jnp.where(jnp.isfinite(end), end, 0.0) for end in (least, most))  # pyright: ignore
+
+
+def slopes(f: Callable[[Array], Array], curve: Curve, x: Interval) -> Array:
+    """Where between the least and the largest slope those of the envelopes at the middle lie: [2, ...], below and above."""
+    centre, points = 0.5 * (x.lo + x.hi), _grid(curve, x)
+    value, tangent = f(centre), _slope(f)(centre)
+    rise = jax.vmap(f)(points) - value
+    k = _envelopes(points - centre, jnp.stack([rise, -rise]), jnp.stack([tangent, -tangent]))
+    least, most = _range(f, points)
+    wide = most > least
+    theta = (jnp.stack([-k[1], k[0]]) - least) / jnp.where(wide, most - least, 1.0)
+    return jnp.where(wide & jnp.isfinite(theta), jnp.clip(theta, 0.0, 1.0), 0.5)
+
+
+def lines(
+    f: Callable[[Array], Array], curve: Curve, theta: Array, x: Interval, out: Interval
+) -> tuple[Array, Line, Line]:
     """``centre, below, above``: lines under and over ``f`` on the interval; constants where no finite line is at hand.
 
     Args:
       f: elementwise.
       curve: of ``f``.
+      theta: as of `slopes`, each in [0, 1].
       x: of the variable.
       out: of the value.
     """
     centre = 0.5 * (x.lo + x.hi)
-    value, tangent = f(centre), _slope(f)(centre)
-    points = _grid(curve, x)
-    rise = jax.vmap(f)(points) - value
-    k = _envelopes(points - centre, jnp.stack([rise, -rise]), jnp.stack([tangent, -tangent]))
-    above, below = _most(f, curve, x, centre, k)
+    least, most = _range(f, _grid(curve, x))
+    k = least + theta * (most - least)
+    above, below = _most(f, curve, x, centre, jnp.stack([k[1], -k[0]]))
 
     def safe(k: Array, b: Array, end: Array) -> Line:
         fine = jnp.isfinite(k) & jnp.isfinite(b)
         return jnp.where(fine, k, 0.0), jnp.where(fine, b, end)
 
-    return centre, safe(-k[1], -below, out.lo), safe(k[0], above, out.hi)
+    return centre, safe(k[0], -below, out.lo), safe(k[1], above, out.hi)
 
 
-def _relaxed(eqn: Equation, x: Interval, *rest: Any, curve: Callable[..., Curve]) -> Any:
-    (out,) = INTERVAL[eqn.name].apply(eqn, x, *rest)
-    f = lambda v: eqn.bind([v, *rest])[0]  # noqa: E731
-    centre, *pair = lines(f, curve(eqn, x, *rest), x, out)
+def affine(centre: Array, *pair: Line) -> Any:
+    """Lines as functions of the first operand."""
     return tuple(lambda z, *_, k=k, b=b: k * (z - centre) + b for k, b in pair)
+
+
+def _relax(names: str, curve: Callable[..., Curve]) -> None:
+    """Relax functions of the first operand, bent as ``curve(eqn, x, *rest)`` says; they need an interval rule as well."""
+
+    def of(eqn: Equation, x: Interval, *rest: Any) -> tuple[Callable[[Array], Array], Curve]:
+        return lambda v: eqn.bind([v, *rest])[0], curve(eqn, x, *rest)
+
+    def pair(eqn: Equation, theta: Array, x: Interval, *rest: Any) -> Any:
+        (out,) = INTERVAL[eqn.name].apply(eqn, x, *rest)
+        return affine(*lines(*of(eqn, x, *rest), theta, x, out))
+
+    defrelax(names, pair, lambda eqn, x, *rest: slopes(*of(eqn, x, *rest), x))
 
 
 def defcurve(names: str, bends: Sequence[float] = (), convex: Sequence[bool] = (True,)) -> None:
     """Relax primitives with these bends; they need an interval rule as well."""
-    fixed = Curve(bends, convex)
-    for name in names.split():
-        defrelax(name, lambda eqn, x, *rest: _relaxed(eqn, x, *rest, curve=lambda *_: fixed))
+    _relax(names, lambda *_: Curve(bends, convex))
 
 
 def _turning(at: Sequence[float]) -> Callable[..., Sequence[Interval]]:
@@ -173,9 +199,8 @@ def _wave_curve(eqn: Equation, x: Interval) -> Curve:
     wide = ~((x.hi - x.lo < 2 * math.pi) & (jnp.maximum(jnp.abs(x.lo), jnp.abs(x.hi)) < 1e3))
     bends = [jnp.where(wide, jnp.nan, (first + i + shift) * math.pi) for i in range(3)]
     even = first % 2 == 0
-    before = (
-        even if eqn.name == "sin" else ~even
-    )  # sin is negative, so convex, before 0; cos positive, so concave, before pi / 2
+    # sin is negative, so convex, before 0; cos positive, so concave, before pi / 2
+    before = even if eqn.name == "sin" else ~even
     return Curve(bends, [before, ~before, before, ~before])
 
 
@@ -196,7 +221,7 @@ def _pow(eqn: Equation, x: Any, y: Any) -> list[Interval]:
     return [Interval(*ends)]
 
 
-def _kink(eqn: Equation, x: Interval, alpha: Any = 1.0) -> Curve:
+def _elu_curve(eqn: Equation, x: Interval, alpha: Any = 1.0) -> Curve:
     """ELU and CELU bend at 0, upwards or down; below it they curve as the sign of ``alpha`` says."""
     return Curve((0.0,), (jnp.asarray(alpha) >= 0, True))
 
@@ -219,10 +244,10 @@ defcurve("silu", (-2.39935728051547, 2.39935728051547), (False, True, False))
 defcurve("gelu", (-1.41421358657633, 1.41421358657633), (False, True, False))
 defcurve("gelu_tanh", (-1.41850397712807, 1.41850397712807), (False, True, False))
 defcurve("mish", (-2.25637639636079, 1.49057117948543), (False, True, False))
-defrelax("elu celu", lambda eqn, x, *rest: _relaxed(eqn, x, *rest, curve=_kink))
-defrelax("sin cos", lambda eqn, x: _relaxed(eqn, x, curve=_wave_curve))
-defrelax("integer_pow", lambda eqn, x: _relaxed(eqn, x, curve=_power_curve))
-defrelax("pow", lambda eqn, x, y: _relaxed(eqn, x, y, curve=lambda eqn, x, y: Curve((), ((y < 0) | (y > 1),))))
+_relax("elu celu", _elu_curve)
+_relax("sin cos", _wave_curve)
+_relax("integer_pow", _power_curve)
+_relax("pow", lambda eqn, x, y: Curve((), ((y < 0) | (y > 1),)))
 
 for name in ("silu", "mish", "elu", "celu", "selu", "soft_sign", "sparse_plus", "softplus"):
     defcall(name, getattr(jax.nn, name))

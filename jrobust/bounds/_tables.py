@@ -45,9 +45,27 @@ class AffineRule(NamedTuple):
     level: Callable[[Equation, list[int]], int]
 
 
+Pair = tuple[Callable[..., Any], Callable[..., Any]]
+"""``(lo, hi)``: affine functions of all operands of a primitive, below and above it."""
+
+
+class Relaxation(NamedTuple):
+    """A family of pairs of affine functions, any member of which is sound.
+
+    Attributes:
+      lines: ``(eqn, theta, *values) -> Pair``; ``theta`` is a pytree of arrays in [0, 1].
+      start: ``(eqn, *values) -> theta``, the member that methods without an optimiser use.
+      kinks: ``(eqn, *values) -> points`` of the one dependent operand, entry by entry, between which the pair is exact; None: nowhere.
+    """
+
+    lines: Callable[..., Pair]
+    start: Callable[..., Any]
+    kinks: Callable[..., Sequence[Any] | None]
+
+
 INTERVAL: dict[str, IntervalRule] = {}
 AFFINE: dict[str, AffineRule] = {}
-RELAX: dict[str, Callable[..., tuple[Callable[..., Any], Callable[..., Any]]]] = {}
+RELAX: dict[str, Relaxation] = {}
 CANONICAL: dict[str, Callable[..., Any]] = {}
 
 
@@ -91,9 +109,22 @@ def defbackward(names: str, accepts: Callable[[Mask], bool], level: Callable[[Eq
     AFFINE.update({name: AffineRule(accepts, level) for name in names.split()})
 
 
-def defrelax(names: str, relaxation: Callable[..., tuple[Callable[..., Any], Callable[..., Any]]]) -> None:
-    """Give primitives a pair of affine functions: ``relaxation(eqn, *values) -> (lo, hi)``, each of all operands."""
-    RELAX.update({name: relaxation for name in names.split()})
+def _nothing(eqn: Equation, *values: Any) -> Any:
+    return ()
+
+
+def _nowhere(eqn: Equation, *values: Any) -> None:
+    return None
+
+
+def defrelax(
+    names: str,
+    lines: Callable[..., Pair],
+    start: Callable[..., Any] = _nothing,
+    kinks: Callable[..., Sequence[Any] | None] = _nowhere,
+) -> None:
+    """Give primitives a `Relaxation`: ``lines(eqn, theta, *values) -> (lo, hi)``, each an affine function of all operands."""
+    RELAX.update({name: Relaxation(lines, start, kinks) for name in names.split()})
 
 
 def defcall(name: str, canonical: Callable[..., Any]) -> None:

@@ -1,0 +1,161 @@
+"""The backward walk: a row of coefficients pulled from a value to the input, as an upper bound of it over the set.
+
+It is written for one row ``c``: an upper bound of ``<c, v>`` for any value ``v`` of the program. It pulls ``c`` through affine equations
+by their VJP and through others by the pair of affine functions that sandwich them (CROWN), or takes their interval (IBP). On its way
+it collects multiples of the constraints that a split of the domain added (beta-CROWN).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jrobust._program import Equation
+from jrobust.bounds._machine import within
+from jrobust.bounds._problem import Problem, mask_of
+from jrobust.bounds._tables import RELAX, Interval, Mask, is_affine
+from jrobust.typing import Array
+
+Env = dict[int, Any]
+
+
+class Bounded(NamedTuple):
+    """What a forward walk found: every known value and an interval for every other, the pairs of affine functions built on them, by
+    equation, and their free parameters."""
+
+    env: Env
+    theta: dict[int, Any]
+    pairs: dict[int, Any]
+
+
+def pair(problem: Problem, env: Env, k: int, theta: Any) -> list[Callable[..., Any]]:
+    """The affine functions around equation ``k``, with these free parameters."""
+    eqn = problem.program.equations[k]
+    values = [env[i] for i in eqn.inputs]
+    return within(RELAX[eqn.name].lines(eqn, theta, *values), env[eqn.outputs[0]], values)
+
+
+class Form(NamedTuple):
+    """``<rows, values> + offset``, with the equations from ``upto`` on already pulled through.
+
+    ``met`` are the coefficients that nonlinear equations were met with, by equation.
+    """
+
+    rows: dict[int, Array]
+    offset: Array
+    upto: int
+    met: dict[int, Any]
+
+
+class Cut(NamedTuple):
+    """Multipliers >= 0 of ``value >= interval.lo`` and ``value <= interval.hi``; zero where the domain has no such constraint."""
+
+    above: Array
+    below: Array
+    interval: Interval
+
+
+def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any]) -> tuple[Sequence[Any], Any]:
+    """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``."""
+    at_zero, vjp = jax.vjp(fn, *(jnp.zeros(a.shape, a.dtype) for a in shapes))
+    return vjp(coefficients), sum(_dot(c, b) for c, b in zip(coefficients, at_zero, strict=True))
+
+
+def _dot(c: Array, b: Array) -> Array:
+    """``<c, b>``; an entry that a form does not hold (c = 0) may be infinite."""
+    return jnp.sum(jnp.where(c == 0, 0.0, c * b))
+
+
+def _cut(rows: dict[int, Array], i: int, cut: Cut | None, aval: Any) -> Any:
+    """Add the constraints on value ``i``, each a quantity >= 0 on the domain; returns what the offset gains."""
+    if cut is None:
+        return 0.0
+    rows[i] = rows.get(i, jnp.zeros(aval.shape, aval.dtype)) + cut.above - cut.below
+    return _dot(cut.below, cut.interval.hi) - _dot(cut.above, cut.interval.lo)
+
+
+def pulled(
+    problem: Problem,
+    env: Env,
+    pairs: Mapping[int, Any],
+    form: Form,
+    cuts: Mapping[int, Cut] | None = None,
+    *,
+    affine_only: bool = False,
+) -> Form:
+    """Pull a form back: as an upper bound all the way, or exactly, up to the first equation that is not affine or whose value is cut."""
+    program, cuts = problem.program, cuts or {}
+    rows, offset, met = dict(form.rows), form.offset, dict(form.met)
+    for k in reversed(range(form.upto)):
+        eqn = program.equations[k]
+        if not any(o in rows or o in cuts for o in eqn.outputs):
+            continue
+        mask = mask_of(program, eqn)
+        affine = is_affine(eqn, mask, program.avals)
+        if affine_only and not (affine and not any(o in cuts for o in eqn.outputs)):
+            return Form(rows, offset, k + 1, met)
+        offset += sum(_cut(rows, o, cuts.get(o), a) for o, a in zip(eqn.outputs, eqn.avals, strict=True))
+        sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
+        known = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
+        shapes = [program.avals[i] for i in sources]
+        c = [rows.pop(o, jnp.zeros(a.shape, offset.dtype)) for o, a in zip(eqn.outputs, eqn.avals, strict=True)]
+        if affine:
+            parts = [_pull(filled(function(eqn), mask, known), shapes, c)]
+        elif k in pairs:
+            met[k] = c
+            signed = [jnp.minimum(ci, 0) for ci in c], [jnp.maximum(ci, 0) for ci in c]
+            parts = [_pull(filled(side, mask, known), shapes, ci) for side, ci in zip(pairs[k], signed, strict=True)]
+        else:
+            offset += sum(_sup(ci, env[o]) for ci, o in zip(c, eqn.outputs, strict=True))
+            continue
+        for pulled_back, bias in parts:
+            offset += bias
+            for i, ci in zip(sources, pulled_back, strict=True):
+                rows[i] = rows[i] + ci if i in rows else ci
+    offset += sum(_cut(rows, i, cuts.get(i), program.avals[i]) for i in program.inputs)
+    return Form(rows, offset, 0, met)
+
+
+def upper(
+    problem: Problem, env: Env, pairs: Mapping[int, Any], form: Form, cuts: Mapping[int, Cut] | None = None
+) -> tuple[Array, Form]:
+    """An upper bound of a form over the set, and the form at the input."""
+    at_input = pulled(problem, env, pairs, form, cuts)
+    finite = [jnp.all(jnp.isfinite(c)) for c in at_input.rows.values()]
+    bound = at_input.offset + _support(problem, at_input.rows)
+    return (jnp.where(jnp.all(jnp.stack(finite)), bound, jnp.nan) if finite else bound), at_input
+
+
+def negative(form: Form) -> Form:
+    """The form with the other sign."""
+    return form._replace(rows={i: -c for i, c in form.rows.items()}, offset=-form.offset)
+
+
+def _sup(c: Array, v: Interval) -> Array:
+    return _dot(c, jnp.where(c > 0, v.hi, v.lo))
+
+
+def _support(problem: Problem, rows: dict[int, Array]) -> Any:
+    if not rows:
+        return 0.0
+    leaves, tree = jax.tree.flatten(problem.s.center)
+    ids = problem.program.inputs
+    return problem.s.support(tree.unflatten([rows.get(i, jnp.zeros_like(x)) for i, x in zip(ids, leaves, strict=True)]))
+
+
+def filled(fn: Callable[..., Any], mask: Mask, values: Sequence[Any]) -> Callable[..., list[Any]]:
+    """``fn`` of the dependent operands alone."""
+
+    def of_dependent(*xs: Any) -> list[Any]:
+        queue = iter(xs)
+        out = fn(*(next(queue) if d else v for d, v in zip(mask, values, strict=True)))
+        return list(out) if isinstance(out, list | tuple) else [out]
+
+    return of_dependent
+
+
+def function(eqn: Equation) -> Callable[..., Any]:
+    """An affine equation as a function whose derivative is its matrix."""
+    # the identity in value; its own derivative would drop the rows
+    return (lambda x: x) if eqn.name == "stop_gradient" else (lambda *xs: eqn.bind(xs))
