@@ -173,9 +173,8 @@ def _wave_curve(eqn: Equation, x: Interval) -> Curve:
     wide = ~((x.hi - x.lo < 2 * math.pi) & (jnp.maximum(jnp.abs(x.lo), jnp.abs(x.hi)) < 1e3))
     bends = [jnp.where(wide, jnp.nan, (first + i + shift) * math.pi) for i in range(3)]
     even = first % 2 == 0
-    before = (
-        even if eqn.name == "sin" else ~even
-    )  # sin is negative, so convex, before 0; cos positive, so concave, before pi / 2
+    # sin is negative, so convex, before 0; cos positive, so concave, before pi / 2
+    before = even if eqn.name == "sin" else ~even
     return Curve(bends, [before, ~before, before, ~before])
 
 
