@@ -66,7 +66,8 @@ def conv_as_dot(
 ) -> Array | None:
     """The value of ``lax.conv_general_dilated`` (its primitive's parameters), from slices and dots.
 
-    A step (stride or dilation) s is split off first: neighbours by s become channels, and what is left has no steps. Then a
+    A step s, of a stride or of the input's dilation, is split off first: neighbours by s become channels, and no such step is left.
+    A dilation of the kernel stays, as do steps of several kinds, strides that skip inputs, and groups of one channel. Then a
     forward convolution has few kernel taps: slices, concatenated along channels, and dots. An input gradient has them too, but
     the dots come first, then a shifted sum. A weight gradient has few output positions: one slice of the input per position,
     each dotted with the whole kernel.

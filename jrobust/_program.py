@@ -90,10 +90,38 @@ def _aval(var: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype, weak_type=getattr(var.aval, "weak_type", False))
 
 
+def assembled(
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    constants: dict[int, Any],
+    avals: dict[int, jax.ShapeDtypeStruct],
+    equations: Sequence[Equation],
+) -> Program:
+    """A `Program` of those equations that its outputs depend on."""
+    needed, live = set(outputs), []
+    for eqn in reversed(equations):
+        if needed & set(eqn.outputs):
+            live.append(eqn)
+            needed |= set(eqn.inputs)
+    dependent = set(inputs)
+    for eqn in reversed(live):
+        if dependent & set(eqn.inputs):
+            dependent |= set(eqn.outputs)
+    return Program(tuple(inputs), tuple(outputs), constants, avals, tuple(reversed(live)), frozenset(dependent))
+
+
+def same_array(x: Any, y: Any) -> bool:
+    """Whether two constants are equal; tracers are, where they are the same one."""
+    return x is y if is_traced(x, y) else bool(np.array_equal(np.asarray(x), np.asarray(y)))
+
+
 def _flatten(closed: Any, keep: Mapping[str, Any]) -> Program:
     avals: dict[int, jax.ShapeDtypeStruct] = {}
     constants: dict[int, Any] = {}
     equations: list[Equation] = []
+    made: dict[int, Equation] = {}
+    concrete: dict[int, Any] = {}  # what `known` has found
+    dependent: set[int] = set()
 
     def new(aval: jax.ShapeDtypeStruct) -> int:
         avals[len(avals)] = aval
@@ -102,6 +130,7 @@ def _flatten(closed: Any, keep: Mapping[str, Any]) -> Program:
     def constant(var: Any, value: Any) -> int:
         i = new(_aval(var))
         constants[i] = value
+        concrete[i] = None if is_traced(value) else value
         return i
 
     def walk(inner: Any, ids: Sequence[int]) -> list[int]:
@@ -114,7 +143,8 @@ def _flatten(closed: Any, keep: Mapping[str, Any]) -> Program:
 
         for eqn in jaxpr.eqns:
             inputs, name = [read(v) for v in eqn.invars], eqn.primitive.name
-            if name in _CONTROL:
+            perturbed = not dependent.isdisjoint(inputs)
+            if name in _CONTROL and perturbed:
                 outputs = _CONTROL[name](eqn, inputs, walk, known, avals)
                 if outputs is not None:
                     env |= dict(zip(eqn.outvars, outputs, strict=True))
@@ -127,33 +157,37 @@ def _flatten(closed: Any, keep: Mapping[str, Any]) -> Program:
             outputs = tuple(new(a) for a in shapes)
             label = name if body is None else eqn.params["name"]
             equations.append(Equation(label, tuple(inputs), outputs, shapes, eqn, dict(eqn.params)))
+            made.update(dict.fromkeys(outputs, equations[-1]))
+            dependent.update(outputs if perturbed else ())
             env |= dict(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
     def known(i: int) -> Any:
         """The concrete value ``i``, or None where it depends on an input or a tracer."""
-        if i not in constants:
-            made = next((e for e in equations if i in e.outputs), None)
-            values = [None] if made is None else [known(j) for j in made.inputs]
-            if made is None or any(v is None for v in values):
-                return None
-            with jax.ensure_compile_time_eval():
-                return made.bind(values)[made.outputs.index(i)]
-        return None if is_traced(constants[i]) else constants[i]
+        waiting = [i]
+        while waiting:  # a stack of our own: chains may be longer than Python's
+            j = waiting[-1]
+            if j in concrete or j in dependent:
+                waiting.pop()
+                continue
+            missing = [k for k in made[j].inputs if k not in concrete and k not in dependent]
+            if missing:
+                waiting += missing
+                continue
+            values = [concrete.get(k) for k in made[j].inputs]
+            outs: list[Any] = [None] * len(made[j].outputs)
+            if all(v is not None for v in values):
+                with jax.ensure_compile_time_eval():
+                    outs = made[j].bind(values)
+            concrete.update(zip(made[j].outputs, outs, strict=True))
+        return concrete.get(i)
 
     inputs = [new(_aval(v)) for v in getattr(closed, "jaxpr", closed).invars]
-    outputs = walk(closed, inputs)
+    dependent.update(inputs)
+    return assembled(inputs, walk(closed, inputs), constants, avals, equations)
 
-    needed, live = set(outputs), []
-    for equation in reversed(equations):
-        if needed & set(equation.outputs):
-            live.append(equation)
-            needed |= set(equation.inputs)
-    dependent = set(inputs)
-    for equation in reversed(live):
-        if dependent & set(equation.inputs):
-            dependent |= set(equation.outputs)
-    return Program(tuple(inputs), tuple(outputs), constants, avals, tuple(reversed(live)), frozenset(dependent))
+
+# Control flow that the perturbed input enters is unrolled; over known values alone it stays one equation.
 
 
 def _scan(eqn: JaxprEqn, inputs: Sequence[int], walk: Any, known: Any, avals: Any) -> list[int] | None:
@@ -209,9 +243,8 @@ _CONTROL = {"scan": _scan, "while": _while, "cond": _cond}
 def _is_canonical(eqn: JaxprEqn, body: Any, keep: Mapping[str, Any]) -> bool:
     """Whether a call is the canonical function that its name claims, by name and body."""
     canonical = keep.get(eqn.params.get("name", ""))
-    if (
-        canonical is None or eqn.outvars[0].aval.shape != eqn.invars[0].aval.shape
-    ):  # a call is bound at its own shapes alone
+    # a call is bound at its own shapes alone
+    if canonical is None or eqn.outvars[0].aval.shape != eqn.invars[0].aval.shape:
         return False
     try:
         fresh = trace(canonical, *(_aval(v) for v in eqn.invars))
@@ -225,9 +258,4 @@ def _same_body(a: Program, b: Program) -> bool:
         rows = [(e.name, e.inputs, e.outputs, repr(e.avals), repr(sorted(e.params.items()))) for e in p.equations]
         return p.inputs, p.outputs, rows, sorted(p.constants)
 
-    def equal(x: Any, y: Any) -> bool:
-        if is_traced(x, y):
-            return x is y
-        return bool(np.array_equal(np.asarray(x), np.asarray(y)))
-
-    return shape(a) == shape(b) and all(equal(a.constants[i], b.constants[i]) for i in a.constants)
+    return shape(a) == shape(b) and all(same_array(a.constants[i], b.constants[i]) for i in a.constants)

@@ -1,5 +1,6 @@
 """Bound propagation: upper oracles that interpret a function's jaxpr, primitive by primitive."""
 
+from jrobust.bounds import _order, _special  # noqa: F401  (they fill the tables)
 from jrobust.bounds._branch import Search, branch, branch_and_bound
 from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, supported
 

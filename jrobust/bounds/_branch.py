@@ -191,8 +191,8 @@ def branch(
     """
     check_problem(f, s)
     started = time.monotonic()
-    over, chosen = _plan(f, s, over, method)
-    kwargs = {"over": over, "method": chosen}
+    kind, chosen = _plan(f, s, over, method)
+    kwargs = {"over": kind, "method": chosen}
     root, elements, domain = _root(f, s, **kwargs)
     size = batch if batch is not None else _batch(f, s, chosen)
     closed = np.full(elements.shape, -np.inf, elements.dtype)
@@ -209,7 +209,7 @@ def branch(
     else:
         fresh = jax.tree.map(np.asarray, domain), np.zeros(len(domain.row), int)
         proven = np.asarray(elements) < (-math.inf if target is None else target)
-        if over == "neurons":
+        if kind == "neurons":
             closed = np.where(proven, elements, closed)
             fresh = jax.tree.map(lambda a: a[~proven], fresh)
     ceiling = np.asarray(elements)

@@ -148,7 +148,7 @@ def affine(centre: Array, *pair: Line) -> Any:
     return tuple(lambda z, *_, k=k, b=b: k * (z - centre) + b for k, b in pair)
 
 
-def _relax(names: str, curve: Callable[..., Curve]) -> None:
+def relax_curve(names: str, curve: Callable[..., Curve]) -> None:
     """Relax functions of the first operand, bent as ``curve(eqn, x, *rest)`` says; they need an interval rule as well."""
 
     def of(eqn: Equation, x: Interval, *rest: Any) -> tuple[Callable[[Array], Array], Curve]:
@@ -163,10 +163,10 @@ def _relax(names: str, curve: Callable[..., Curve]) -> None:
 
 def defcurve(names: str, bends: Sequence[float] = (), convex: Sequence[bool] = (True,)) -> None:
     """Relax primitives with these bends; they need an interval rule as well."""
-    _relax(names, lambda *_: Curve(bends, convex))
+    relax_curve(names, lambda *_: Curve(bends, convex))
 
 
-def _turning(at: Sequence[float]) -> Callable[..., Sequence[Interval]]:
+def turning(at: Sequence[float]) -> Callable[..., Sequence[Interval]]:
     """The interval rule of a function of one variable that is monotone but for the points ``at``."""
 
     def rule(eqn: Equation, x: Interval, *rest: Any) -> list[Interval]:
@@ -226,12 +226,12 @@ def _elu_curve(eqn: Equation, x: Interval, alpha: Any = 1.0) -> Curve:
     return Curve((0.0,), (jnp.asarray(alpha) >= 0, True))
 
 
-definterval("elu celu", _turning((0.0,)), lambda mask: mask in ((True,), (True, False)))
-definterval("silu", _turning((-1.27846454276107,)))
-definterval("gelu", _turning((-0.751791537559929,)))
-definterval("gelu_tanh", _turning((-0.752461404408723,)))
-definterval("mish", _turning((-1.1924312145155,)))
-definterval("cosh", _turning((0.0,)))
+definterval("elu celu", turning((0.0,)), lambda mask: mask in ((True,), (True, False)))
+definterval("silu", turning((-1.27846454276107,)))
+definterval("gelu", turning((-0.751791537559929,)))
+definterval("gelu_tanh", turning((-0.752461404408723,)))
+definterval("mish", turning((-1.1924312145155,)))
+definterval("cosh", turning((0.0,)))
 definterval("sin cos", _wave)
 definterval("pow", _pow, lambda mask: mask == (True, False))
 
@@ -244,10 +244,10 @@ defcurve("silu", (-2.39935728051547, 2.39935728051547), (False, True, False))
 defcurve("gelu", (-1.41421358657633, 1.41421358657633), (False, True, False))
 defcurve("gelu_tanh", (-1.41850397712807, 1.41850397712807), (False, True, False))
 defcurve("mish", (-2.25637639636079, 1.49057117948543), (False, True, False))
-_relax("elu celu", _elu_curve)
-_relax("sin cos", _wave_curve)
-_relax("integer_pow", _power_curve)
-_relax("pow", lambda eqn, x, y: Curve((), ((y < 0) | (y > 1),)))
+relax_curve("elu celu", _elu_curve)
+relax_curve("sin cos", _wave_curve)
+relax_curve("integer_pow", _power_curve)
+relax_curve("pow", lambda eqn, x, y: Curve((), ((y < 0) | (y > 1),)))
 
 for name in ("silu", "mish", "elu", "celu", "selu", "soft_sign", "sparse_plus", "softplus"):
     defcall(name, getattr(jax.nn, name))

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrobust._program import Equation, Program, flatten
-from jrobust._tree import is_traced
+from jrobust._program import Equation, Program, assembled, flatten, same_array
 
 _LONGEST = 12  # steps from an idiom's source to its value
 Tries = Callable[[int], Iterable[tuple[Callable[..., Any], int, dict[str, Any]]]]
@@ -44,12 +43,7 @@ def recognised(program: Program) -> Program:
     equations = tuple(_recognise(program, made, eqn) for eqn in program.equations)
     if all(a is b for a, b in zip(equations, program.equations, strict=True)):
         return program
-    needed, live = set(program.outputs), []
-    for eqn in reversed(equations):
-        if needed & set(eqn.outputs):
-            live.append(eqn)
-            needed |= set(eqn.inputs)
-    return dataclasses.replace(program, equations=tuple(reversed(live)))
+    return assembled(program.inputs, program.outputs, program.constants, program.avals, equations)
 
 
 def _recognise(program: Program, made: dict[int, Equation], eqn: Equation) -> Equation:
@@ -104,7 +98,7 @@ def _alike(program: Program, made: Any, i: int, canonical: Program, steps: Any, 
         known[c] = i
         return i in program.dependent and program.avals[i].shape == canonical.avals[c].shape
     if c in canonical.constants:
-        return i in program.constants and _equal(program.constants[i], canonical.constants[c])
+        return i in program.constants and same_array(program.constants[i], canonical.constants[c])
     if c not in steps or i not in made:
         return False
     a, b = made[i], steps[c]
@@ -113,10 +107,6 @@ def _alike(program: Program, made: Any, i: int, canonical: Program, steps: Any, 
         return False
     known[c] = i
     return all(_alike(program, made, x, canonical, steps, y, known) for x, y in zip(a.inputs, b.inputs, strict=True))
-
-
-def _equal(x: Any, y: Any) -> bool:
-    return not is_traced(x, y) and bool(np.array_equal(np.asarray(x), np.asarray(y)))
 
 
 def _along(fn: Callable[..., Any]) -> Tries:

@@ -1,5 +1,6 @@
 """Interval arithmetic: the rule of every primitive, by one line where it is monotone or affine."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,6 +55,10 @@ def _hull(*corners: Array) -> Interval:
     return Interval(lo, hi)
 
 
+# Products of a dot of two bounded operands that are written out, in numbers: 1 MiB of float32, about what coefficients take.
+_WRITTEN_OUT = 2**18
+
+
 def _contract(eqn: Equation, x: Any, y: Any) -> list[Interval]:
     """Products summed (dot, convolution): centre and radius, ``|W|`` for the radius."""
     (xc, xr), (yc, yr) = _ball(x), _ball(y)
@@ -66,6 +71,27 @@ def _contract(eqn: Equation, x: Any, y: Any) -> list[Interval]:
         (left,), (right,) = eqn.bind([jnp.abs(xc) + xr, yr]), eqn.bind([xr, jnp.abs(yc)])
         radius = left + right
     return [Interval(centre - radius, centre + radius)]
+
+
+def _dot(eqn: Equation, x: Any, y: Any) -> list[Interval]:
+    """Of two bounded operands: the least and the largest of every product, summed, which no centre and radius can beat."""
+    (aval,), (contracted, batch) = eqn.avals, eqn.params["dimension_numbers"]
+    bounded = isinstance(x, Interval) and isinstance(y, Interval) and jnp.issubdtype(aval.dtype, jnp.floating)
+    if not bounded or aval.size * math.prod(x.lo.shape[i] for i in contracted[0]) > _WRITTEN_OUT:
+        return _contract(eqn, x, y)
+    corners = [_products(a, b, contracted, batch) for a in x for b in y]
+    return [Interval(*(jnp.sum(end, axis=-1).reshape(aval.shape) for end in _hull(*corners)))]
+
+
+def _products(a: Array, b: Array, contracted: Any, batch: Any) -> Array:
+    """What a dot sums: [batch, free of a, free of b, contracted]."""
+
+    def rows(v: Array, summed: Any, shared: Any) -> Array:
+        free = [i for i in range(v.ndim) if i not in (*summed, *shared)]
+        sizes = [math.prod(v.shape[i] for i in which) for which in (shared, free, summed)]
+        return v.transpose(*shared, *free, *summed).reshape(sizes)
+
+    return rows(a, contracted[0], batch[0])[:, :, None] * rows(b, contracted[1], batch[1])[:, None]
 
 
 def _ball(v: Any) -> tuple[Any, Any]:
@@ -145,12 +171,6 @@ def _logical(eqn: Equation, x: Any, y: Any) -> list[Interval]:
     return [Interval(*(eqn.bind([ends(x)[i], ends(y)[i]])[0] for i in (0, 1)))]
 
 
-def _anywhere(eqn: Equation, x: Interval) -> list[Interval]:
-    """An index along an axis."""
-    (aval,), (axis,) = eqn.avals, eqn.params["axes"]
-    return [Interval(jnp.zeros(aval.shape, aval.dtype), jnp.full(aval.shape, x.lo.shape[axis] - 1, aval.dtype))]
-
-
 def _convert(eqn: Equation, x: Interval) -> list[Interval]:
     """Monotone between numbers, but to bool it asks for zero, and what does not fit an integer (NaN) may become anything."""
     (aval,), source = eqn.avals, x.lo.dtype
@@ -182,7 +202,8 @@ def _leaky(eqn: Equation, x: Interval, slope: Any = 0.01) -> list[Interval]:
 
 definterval("convert_element_type", _convert)
 defbackward("convert_element_type", any, moves)
-definterval("dot_general conv_general_dilated", _contract)
+definterval("dot_general", _dot)
+definterval("conv_general_dilated", _contract)
 defbackward("dot_general conv_general_dilated", _one, mixes)
 definterval("mul", _mul)
 defbackward("mul", _one, moves)
@@ -203,6 +224,4 @@ definterval("eq", lambda eqn, a, b: [_equal(eqn, a, b)])
 definterval("ne", lambda eqn, a, b: [_not(_equal(eqn, a, b))])
 definterval("and or", _logical)
 definterval("is_finite", _maybe)
-definterval("argmax argmin", _anywhere)
-definterval("sort", lambda eqn, x: [Interval(eqn.bind([x.lo])[0], eqn.bind([x.hi])[0])], lambda mask: mask == (True,))
 definterval("leaky_relu", _leaky, lambda mask: mask in ((True,), (True, False)))

@@ -90,8 +90,10 @@ def _shifted_row(eqn: Equation, out: Interval, x: Interval) -> Any:
     return ~((most < jnp.inf) & (least > -jnp.inf))
 
 
-def _any_in_row(eqn: Equation, out: Interval, x: Interval) -> Any:
-    return jnp.any(_may_be_nan(eqn, out, x), axis=eqn.params["dimension"], keepdims=True)
+def _any_in_row(eqn: Equation, out: Interval, *rows: Any) -> Any:
+    axis = eqn.params["dimension" if eqn.name == "sort" else "axis"]
+    anywhere = [jnp.any(_may_be_nan(eqn, out, x), axis=axis, keepdims=True) for x in rows]
+    return jnp.any(jnp.stack(anywhere), axis=0)
 
 
 _FAILS: dict[str, Callable[..., Any]] = {
@@ -100,13 +102,16 @@ _FAILS: dict[str, Callable[..., Any]] = {
     "mul": _product,
     "div": _quotient,
     "integer_pow": _may_be_nan,
-    "sort": _any_in_row,  # a NaN moves to the end
+    **dict.fromkeys(["sort", "top_k"], _any_in_row),  # a NaN moves to an end
     **dict.fromkeys(["log", "sqrt"], lambda eqn, out, x: ~(x.lo >= 0)),
     **dict.fromkeys(["softmax", "log_softmax"], _shifted_row),
     "celu": lambda eqn, out, x, alpha=1.0: jnp.asarray(alpha) == 0,
     "log1p": lambda eqn, out, x: ~(x.lo >= -1),
-    **dict.fromkeys(["asin", "acos"], lambda eqn, out, x: ~((x.lo >= -1) & (x.hi <= 1))),
     "acosh": lambda eqn, out, x: ~(x.lo >= 1),
+    **dict.fromkeys(["asin", "acos", "atanh", "erf_inv"], lambda eqn, out, x: ~((x.lo >= -1) & (x.hi <= 1))),
+    **dict.fromkeys(["lgamma", "digamma"], lambda eqn, out, x: ~(x.lo > 0)),
+    "tan": lambda eqn, out, x: _has_infinity(x),
+    "rem": lambda eqn, out, x, c: _has_infinity(x) | (c == 0),
     "rsqrt": lambda eqn, out, x: ~(x.lo > 0),  # at -0.0 it is -inf
 }
 
@@ -114,6 +119,7 @@ _FAILS: dict[str, Callable[..., Any]] = {
 # -- Integers ---------------------------------------------------------------------------------------------------------
 
 _CHECKED = {"add", "add_any", "sub", "mul", "neg", "abs", "square", "integer_pow", "reduce_sum", "cumsum"}
+_CHECKED |= {"reduce_prod", "cumprod"}
 _ARITHMETIC = _CHECKED | {"div", "reduce_window_sum", "dot_general", "conv_general_dilated", "scatter-add"}
 
 

@@ -150,7 +150,7 @@ def _windows(eqn: Equation, x: Interval, sign: int) -> Callable[[Array], Array]:
     return stack
 
 
-def _extreme(names: str, arrange: Callable[..., Callable[[Array], Array]], sign: int) -> None:
+def relax_extreme(names: str, arrange: Callable[..., Callable[[Array], Array]], sign: int) -> None:
     """Relax the maximum (``sign=1``) or minimum of what ``arrange`` puts along axis 0."""
 
     def lines(eqn: Equation, theta: Array, x: Interval) -> Pair:
@@ -187,8 +187,8 @@ defrelax("min", _min, _smaller, _known)
 defrelax("clamp", _clamp, _clamp_start, _known)
 defrelax("abs", _abs, _positive, _at_zero)
 defrelax("leaky_relu", _leaky, _positive, _at_zero)
-_extreme("reduce_max", _reduced, 1)
-_extreme("reduce_min", _reduced, -1)
-_extreme("reduce_window_max", _windows, 1)
-_extreme("reduce_window_min", _windows, -1)
+relax_extreme("reduce_max", _reduced, 1)
+relax_extreme("reduce_min", _reduced, -1)
+relax_extreme("reduce_window_max", _windows, 1)
+relax_extreme("reduce_window_min", _windows, -1)
 defcall("leaky_relu", jax.nn.leaky_relu)

@@ -22,6 +22,14 @@ def pool(z, op, init, size=(2, 2, 1), stride=(2, 2, 1), padding="VALID"):
     return lax.reduce_window(z, init, op, size, stride, padding)
 
 
+def joined(*parts):
+    return jnp.concatenate([jnp.ravel(v).astype(float) for v in parts])
+
+
+def integers(z, most):
+    return jnp.clip(jnp.floor(z), -most, most).astype(int)
+
+
 RULES = {
     "affine": (FLAT, lambda z: z @ W + 1),
     "residual": (FLAT, lambda z: z - jnp.mean(z) + z[::-1] / 3),
@@ -88,6 +96,22 @@ RULES = {
     "min pool": (IMAGE, lambda z: pool(z, lax.min, jnp.inf)),
     "average pool": (IMAGE, lambda z: pool(z, lax.add, 0.0) / 4),
     "batch norm": (IMAGE, lambda z: (z - 0.3) * lax.rsqrt(jnp.array([2.0, 0.5]) + 1e-5) * 1.5 + 0.1),
+    "tan": (FLAT, lambda z: joined(jnp.tan(z), jnp.tan(3 * z + 1), jnp.tan(0.3 * z))),
+    "inverses": (FLAT, lambda z: joined(lax.atanh(z), lax.erf_inv(z), lax.atanh(jnp.tanh(z) / 2), lax.erf_inv(jnp.sin(z) / 2))),
+    "gamma": (FLAT, lambda z: joined(lax.lgamma(z), lax.digamma(z), lax.lgamma(0.2 + jnp.abs(z)), lax.digamma(0.2 + jnp.abs(z)))),
+    "many products": (FLAT, lambda z: joined(jnp.cumprod(z), lax.cumprod(z, 0, reverse=True), jnp.prod(z.reshape(2, 3), 1), jnp.prod(z))),
+    "integer products": (FLAT, lambda z: joined(jnp.cumprod(integers(z, 9)), jnp.prod(integers(z, 3).astype(jnp.int8)))),
+    "remainders": (FLAT, lambda z: joined(lax.rem(z, jnp.array([0.5, -0.5, 1.0, 3.0, 1e9, jnp.inf])), jnp.mod(z, 0.7), jnp.fmod(z + 5, 2))),
+    "integer remainders": (FLAT, lambda z: joined(integers(9 * z, 2**30) % jnp.array([3, -3, 5, 100, 1, 7]), lax.rem(integers(z, 99), 4))),
+    "remainders by zero": (FLAT, lambda z: joined(lax.rem(z, jnp.zeros(6)), lax.rem(integers(z, 9), jnp.zeros(6, int)))),
+    "running": (FLAT, lambda z: joined(lax.cumlogsumexp(z), lax.cummax(z), lax.cummin(z, reverse=True), lax.cummax(-z.reshape(2, 3), 1))),
+    "largest": (FLAT, lambda z: joined(lax.top_k(z, 3)[0], lax.top_k(-z.reshape(2, 3), 2)[0], lax.top_k(z, 2)[1])),
+    "sorts": (FLAT, lambda z: joined(jnp.argsort(z), *lax.sort_key_val(z, z[::-1] ** 2), *lax.sort((jnp.round(z), z), num_keys=2))),
+    "known sort": (FLAT, lambda z: joined(*lax.sort((jnp.array([2, 0, 1]), z[:3], z[3:])))),
+    "places": (FLAT, lambda z: joined(jax.nn.one_hot(jnp.argmax(z), 6), jnp.argmin(z.reshape(2, 3), 1), jnp.argmax(z * jnp.arange(6)))),
+    "bounded ends": (FLAT, lambda z: joined(lax.clamp(z[0], z, z[1]), lax.clamp(-jnp.abs(z), z[::-1], z**2), jnp.clip(z, z[2], z[3]))),
+    "integer exponents": (FLAT, lambda z: joined(*(lax.integer_pow(z, n) / (10.0 ** (5 * n) if n > 0 else 1) for n in range(-5, 7)))),
+    "dots of two": (IMAGE, lambda z: joined(jnp.einsum("ijc,jkc->cik", z, jnp.tanh(z)) / 1e3, jnp.vdot(z[0], z[1] + 1))),
 }  # fmt: skip
 BOXES = {
     "ordinary": lambda c: (c - 0.7, c + 0.5),
@@ -139,6 +163,65 @@ def test_one_dimensional_rules_are_exact_after_intersection(name):
     lo, hi = jr.bounds.output_bounds(fn, s)
     grid = jax.vmap(fn)(jnp.linspace(-0.5, 0.8, 1301)[:, None] * jnp.ones(6))
     np.testing.assert_allclose(jnp.stack([lo, hi]), jnp.stack([grid.min(0), grid.max(0)]), atol=1e-3)
+
+
+EXACT = {
+    "tan": (jnp.tan, (-1.2, 1.4)), "tan of the next period": (jnp.tan, (2.0, 4.5)), "lgamma": (lax.lgamma, (0.4, 3.0)),
+    "digamma": (lax.digamma, (0.4, 3.0)), "atanh": (lax.atanh, (-0.9, 0.6)), "erf_inv": (lax.erf_inv, (-0.9, 0.6)),
+    "rem": (lambda z: lax.rem(z, 1.0), (2.1, 2.8)), "rem across": (lambda z: lax.rem(z, 1.0), (-0.4, 2.8)),
+    "negative rem": (lambda z: lax.rem(z, -1.0), (-2.8, -2.1)), "prod": (lambda z: jnp.prod(z)[None], (-0.5, 0.8)),
+    "cumprod": (jnp.cumprod, (-0.5, 0.8)), "top_k": (lambda z: lax.top_k(z, 2)[0], (-0.5, 0.8)), "power": (lambda z: z**-2, (0.5, 0.8)),
+    "cumlogsumexp": (lax.cumlogsumexp, (-0.5, 0.8)), "clamp": (lambda z: lax.clamp(z[0], z, z[1] + 2), (-0.5, 0.8)),
+    "dot": (lambda z: jnp.vdot(z[:1], z[1:2])[None], (-0.5, 0.8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_intervals_that_are_exact(name):
+    """Attained on a grid: a vacuous interval would be sound as well."""
+    fn, (lo, hi) = EXACT[name]
+    s = jr.sets.box(lo, hi)(jnp.full(3, 0.5 * (lo + hi)))
+    bounds = jr.bounds.output_bounds(fn, s, method=jr.bounds.ibp())
+    line = jnp.append(jnp.linspace(lo, hi, 25), jnp.clip(jnp.array([0.0, 1.46163, 1 - 1e-6]), lo, hi))
+    v = jax.vmap(fn)(jnp.stack(jnp.meshgrid(line, line, line), -1).reshape(-1, 3))
+    np.testing.assert_allclose(bounds, jnp.stack([v.min(0), v.max(0)]), rtol=0.05, atol=1e-3)
+
+
+def test_what_is_decided_is_known():
+    """The place of a maximum that nothing else reaches, and the order under known keys."""
+    s = jr.sets.linf(0.4)(jnp.array([0.0, 2.0, 1.0, 1.9]))
+    lo, hi = jr.bounds.output_bounds(lambda z: jax.nn.one_hot(jnp.argmax(z), 4), s)
+    np.testing.assert_array_equal(jnp.stack([lo, hi]), [[0, 0, 0, 0], [0, 1, 1, 1]])
+    lo, hi = jr.bounds.output_bounds(lambda z: jnp.argmin(z)[None].astype(float), s)
+    np.testing.assert_array_equal([lo[0], hi[0]], [0, 0])
+    lo, hi = jr.bounds.output_bounds(lambda z: lax.sort_key_val(jnp.array([3, 1, 2, 0]), z)[1], s)
+    np.testing.assert_allclose(0.5 * (lo + hi), [1.9, 2.0, 1.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(hi - lo, 0.8, atol=1e-6)
+
+
+def test_running_extremes_are_relaxed():
+    """``max(a, b) - b`` is at most the chord at its largest, 0.7, and at least 0; intervals say [-1, 1]."""
+    s = jr.sets.linf(0.5)(jnp.array([0.0, 0.3]))
+    forms = (lax.cummax, lambda z: -lax.cummin(-z), lambda z: lax.cummax(z[::-1], reverse=True)[::-1])
+    lo, hi = jr.bounds.output_bounds(lambda z: jnp.stack([(f(z) - z)[1] for f in forms]), s)
+    np.testing.assert_allclose(lo, 0.0, atol=1e-6)
+    np.testing.assert_allclose(hi, 0.7, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [4, 160])
+def test_dots_of_two_bounded_operands(size):
+    """Small ones are exact for independent entries; large ones fall back to centre and radius, which is never tighter."""
+    k_x, k_y = jax.random.split(jax.random.key(0))
+    x, y = jax.random.normal(k_x, (size, 3, size)), jax.random.normal(k_y, (size, size)) + 0.3
+    s = jr.sets.product(jr.sets.linf(0.7), jr.sets.linf(0.5))((x, y))
+    lo, hi = jax.jit(
+        lambda s: jr.bounds.output_bounds(lambda z: jnp.einsum("aib,bc->aic", *z), s, method=jr.bounds.ibp())
+    )(s)
+    corners = jnp.stack([jnp.einsum("aib,bc->aibc", x + p, y + q) for p in (-0.7, 0.7) for q in (-0.5, 0.5)])
+    least, most = jnp.min(corners, 0).sum(2), jnp.max(corners, 0).sum(2)
+    assert jnp.all((lo <= least + 1e-3) & (hi >= most - 1e-3))
+    if size == 4:
+        np.testing.assert_allclose(jnp.stack([lo, hi]), jnp.stack([least, most]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", [jr.bounds.ibp(), jr.bounds.crown()], ids=lambda m: m.name)

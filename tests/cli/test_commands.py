@@ -27,7 +27,7 @@ def flat(x):
     return x[:, 0]
 
 def unruled(x):
-    return jax.lax.lgamma(linear(x))
+    return jax.lax.bessel_i1e(linear(x))
 
 number = 3
 
@@ -244,7 +244,7 @@ def test_bad_words(here, capsys, words, message):
 def test_missing_file_and_missing_rule(here, capsys):
     assert "gone.npy" in bad(here, capsys, replaced("--x", "gone.npy"))
     words = [*replaced("--model", "nets_of_mine:unruled"), "--oracle", "ibp"]
-    assert "lgamma" in bad(here, capsys, words)
+    assert "bessel_i1e" in bad(here, capsys, words)
 
 
 def test_full_disk(here, capsys, monkeypatch):
