@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -108,7 +109,9 @@ def _shown(show: bool) -> Iterator[Callable[[str, int], None] | None]:
 
 
 def _age() -> float:
-    """Seconds since this process began (imports count too); 0 where the system does not say."""
+    """Seconds since this process began, where it is this command's own (imports count too) and the system says so; else 0."""
+    if sys.argv[1:2] != ["verify"]:
+        return 0.0
     try:
         began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return max(float(Path("/proc/uptime").read_text().split()[0]) - began, 0.0)

@@ -1,6 +1,7 @@
 """The compiled steps of a verification run: attacks and bounds over some cases at once, one program for all nets of a shape."""
 
-from functools import partial
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +68,6 @@ def _middle(lo: Any, hi: Any) -> Any:
     return jnp.clip(0.5 * lo + 0.5 * hi, lo, hi)
 
 
-@partial(jax.jit, static_argnames=("apply", "restarts"))
 def attacked(
     oracle: Any, keys: Any, leaves: Any, problems: Problems, *, apply: Any, restarts: int
 ) -> tuple[Array, Array]:
@@ -88,7 +88,6 @@ def attacked(
     return jax.vmap(one)(keys, problems)
 
 
-@partial(jax.jit, static_argnames=("apply",))
 def proven(oracle: Any, leaves: Any, problems: Problems, *, apply: Any) -> Array:
     """Whether each case has no unsafe point: in every disjunct some row is refuted on the whole box. [c]
 
@@ -102,3 +101,15 @@ def proven(oracle: Any, leaves: Any, problems: Problems, *, apply: Any) -> Array
         return jnp.all(jnp.min(elements, axis=-1) < 0)
 
     return jax.vmap(one)(problems)
+
+
+# A network meets most of these programs once, so that on CPU their compilation is what they cost: half of it is optimisation.
+_FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+@functools.cache
+def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`attacked` or `proven`, jitted."""
+    options = _FAST if jax.default_backend() == "cpu" else None
+    names = ("apply", "restarts") if fn is attacked else ("apply",)
+    return jax.jit(fn, static_argnames=names, compiler_options=options)
