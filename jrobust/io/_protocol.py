@@ -15,6 +15,7 @@ from jrobust._checks import check_key
 from jrobust._model import Functional, functional
 from jrobust._tree import bind
 from jrobust.io import _stages
+from jrobust.io._onnx import load_onnx
 from jrobust.io._replay import counterexample, replayer
 from jrobust.io._specification import Case, Specification
 from jrobust.io._vnnlib import load_vnnlib
@@ -102,7 +103,7 @@ def verify_files(
     check_key(key)
     spec = spec if isinstance(spec, Specification) else load_vnnlib(spec)
     path = model if isinstance(model, str | os.PathLike) else None
-    run = _Run(_load(path) if path is not None else model, path, spec, started + timeout, progress)
+    run = _Run(load_onnx(path) if path is not None else model, path, spec, started + timeout, progress)
     stages = _stages_of(run, key, search)
     verdict = "unknown"
     for name, stage in stages:
@@ -123,12 +124,6 @@ def verify_files(
         verdict = "timeout"
     x, y, by = run.found or (None, None, None)
     return Outcome(verdict, x, y, by, run.record, time.monotonic() - started)
-
-
-def _load(path: Any) -> Any:
-    from jrobust.io._onnx import load_onnx
-
-    return load_onnx(path)
 
 
 class _Run:
