@@ -15,6 +15,7 @@ from jrobust._checks import check_key
 from jrobust._model import Functional, functional
 from jrobust._tree import bind
 from jrobust.io import _stages
+from jrobust.io._network import Network
 from jrobust.io._onnx import load_onnx
 from jrobust.io._replay import counterexample, replayer
 from jrobust.io._specification import Case, Specification
@@ -133,7 +134,8 @@ class _Run:
         self.shape: tuple[int, ...] = tuple(net.shape)
         self.cases, self.deadline, self.progress = spec.cases, deadline, progress
         x = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
-        self.net: Functional = functional(lambda x: jnp.reshape(net(x), (x.shape[0], -1)).astype(jnp.float32), x)
+        flat = isinstance(net, Network)  # any other may answer in another shape
+        self.net: Functional = functional(net if flat else lambda x: jnp.reshape(net(x), (x.shape[0], -1)), x)
         m = jax.eval_shape(self.net.apply, self.net.leaves, x).shape[1]
         n = int(np.prod(self.shape))
         if (n, m) != (spec.inputs, spec.outputs):
