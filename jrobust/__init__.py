@@ -14,7 +14,7 @@ from jrobust._oracle import Bound, Oracle, Radius, RadiusOracle
 from jrobust._transforms import Verdict, critical_radius, verify, worst_case
 
 if TYPE_CHECKING:
-    from jrobust import data, evaluation, models, nnx, testing, training
+    from jrobust import data, evaluation, io, models, nnx, testing, training
     from jrobust.evaluation import evaluate, metrics
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "data",
     "evaluate",
     "evaluation",
+    "io",
     "metrics",
     "mix",
     "models",
@@ -53,7 +54,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # The upper floors load on first use: they bring flax, orbax, or data sets with them.
-_LAZY = {name: f"jrobust.{name}" for name in ("data", "evaluation", "models", "nnx", "testing", "training")}
+_LAZY = {name: f"jrobust.{name}" for name in ("data", "evaluation", "io", "models", "nnx", "testing", "training")}
 _LAZY["metrics"] = "jrobust.evaluation.metrics"
 
 

@@ -27,7 +27,13 @@ FLOORS = (
     ("cli", "__init__"),
 )
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
-DOORS = {"flax": {"nnx", "models"}, "tyro": {"cli"}, "sklearn": {"data"}, "tensorflow_datasets": {"data"}}
+DOORS = {
+    "flax": {"nnx", "models"},
+    "tyro": {"cli"},
+    "sklearn": {"data"},
+    "tensorflow_datasets": {"data"},
+    "onnx": {"io"},
+}
 
 
 def _part(path: pathlib.Path) -> str:
@@ -75,7 +81,7 @@ def test_loops_go_through_the_one_door(path):
 
 def test_import_has_no_side_effects_and_stays_lean():
     code = (
-        "import sys, jrobust; heavy = {'flax', 'orbax', 'jaxopt', 'matplotlib', 'tyro', 'rich', 'sklearn', 'tensorflow_datasets'}; "
+        "import sys, jrobust; heavy = {'flax', 'orbax', 'jaxopt', 'matplotlib', 'tyro', 'rich', 'sklearn', 'tensorflow_datasets', 'onnx'}; "
         "print(sorted(heavy & set(sys.modules))); import jax; print(jax._src.xla_bridge._backends)"
     )
     out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""The command line: ``jrobust demo | train | evaluate | attack | certify | report``, on the public functions."""
+"""The command line: ``jrobust demo | train | evaluate | attack | certify | verify | report``, on the public functions."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ _COMMANDS = {
     "evaluate": "attack and certify a model on a data set",
     "attack": "make one perturbation for many examples: universal, or a patch to be printed",
     "certify": "certify a model by randomized smoothing",
+    "verify": "prove or refute a VNN-LIB specification of an ONNX network",
     "report": "put results on one HTML page",
 }
 _EXTRA = "pip install 'jrobust[cli]'"

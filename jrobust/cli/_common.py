@@ -99,16 +99,16 @@ def _known(name: str, known: Mapping[str, Callable[[], Any]], what: str) -> Call
 
 
 def load_model(path: str) -> Callable[[Any], Any]:
-    """The model behind ``pkg.module:function``; the current directory is searched too.
+    """The model of an ONNX file, or behind ``pkg.module:function``; the current directory is searched too.
 
     Raises:
-      ValueError: it cannot be found.
+      ValueError: it cannot be found or read.
     """
-    if path.endswith(".onnx"):
-        raise ValueError(f"--model {path}: ONNX files cannot be read yet; give pkg.module:function")
+    if path.endswith((".onnx", ".onnx.gz")):
+        return jr.io.load_onnx(path)
     module, colon, name = path.partition(":")
     if not (module and colon and name):
-        raise ValueError(f"--model is pkg.module:function, got {path!r}")
+        raise ValueError(f"--model is FILE.onnx or pkg.module:function, got {path!r}")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

@@ -41,14 +41,14 @@ def evaluate(
     out: str | None = None,
     quiet: bool = False,
 ) -> Section:
-    """Attack and certify a model: a run of ``jrobust train`` (--run), or a function of yours on your arrays (--model, --x, --y).
+    """Attack and certify a model: a run of ``jrobust train`` (--run), an ONNX file or a function of yours (--model, --x, --y).
 
     Every number is printed with its n, how it reads (the true value is at most what an attack left, at least what is proven), its interval
     and its confidence. With results on disk (--run, or --out) the same command goes on where it was interrupted.
 
     Args:
       run: directory of a training run.
-      model: pkg.module:function, where function(x[B, ...]) gives logits [B, K]; instead of --run.
+      model: FILE.onnx (or .onnx.gz), or pkg.module:function, where function(x[B, ...]) gives logits [B, K]; instead of --run.
       x: .npy file of inputs [N, ...] in [0, 1], for --model.
       y: .npy file of integer labels [N], for --model.
       oracle: clean; attacks: pgd, autoattack, apgd, fab, square, ... (every name of jr.attacks); proofs: ibp (fast, loose),
@@ -63,7 +63,8 @@ def evaluate(
       steps: of pgd.
       restarts: of pgd, each from a random start.
       nested: the largest radius first; what an attack did not break there it is not asked about again at smaller ones (much faster).
-      surrogate: pkg.module:function, models that the attacks are crafted on instead (transfer); of several the mean of the logits.
+      surrogate: FILE.onnx or pkg.module:function, models that the attacks are crafted on instead (transfer); of several the mean of
+        the logits.
       substitute: a model as in jrobust train (mlp, cnn-small, ...), trained on the labels that the model in question gives; attacks
         are then crafted on it instead (Papernot's black box). It joins --surrogate.
       seeds: how many examples, the last ones, the substitute starts from; they are not evaluated. It asks for 32 labels a seed.
@@ -159,7 +160,7 @@ def _subject(
     run: str | None, model: str | None, x: str | None, y: str | None, split: str, data_dir: str | None
 ) -> tuple[Any, np.ndarray, np.ndarray, Mapping[str, Any]]:
     if (run is None) == (model is None):
-        raise ValueError("give either --run DIR, or --model pkg.module:function with --x X.npy --y Y.npy")
+        raise ValueError("give either --run DIR, or --model FILE.onnx|pkg.module:function with --x X.npy --y Y.npy")
     if run is not None:
         if x is not None or y is not None:
             raise ValueError("--x and --y go with --model; a run brings its own data set")

@@ -9,21 +9,29 @@ from typing import Any
 
 import tyro
 
-from jrobust.cli._attack import attack
-from jrobust.cli._certify import certify
-from jrobust.cli._demo import demo
-from jrobust.cli._evaluate import evaluate
-from jrobust.cli._report import report
-from jrobust.cli._train import Train
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo,
-    "train": Train,
-    "evaluate": evaluate,
-    "attack": attack,
-    "certify": certify,
-    "report": report,
-}
+def _commands(argv: list[str]) -> dict[str, Callable[..., Any]]:
+    """The commands by name. ``verify`` runs against a clock: where it is asked for, the others' libraries stay away."""
+    from jrobust.cli._verify import verify
+
+    if argv[:1] == ["verify"]:
+        return {"verify": verify}
+    from jrobust.cli._attack import attack
+    from jrobust.cli._certify import certify
+    from jrobust.cli._demo import demo
+    from jrobust.cli._evaluate import evaluate
+    from jrobust.cli._report import report
+    from jrobust.cli._train import Train
+
+    return {
+        "demo": demo,
+        "train": Train,
+        "evaluate": evaluate,
+        "attack": attack,
+        "certify": certify,
+        "verify": verify,
+        "report": report,
+    }
 
 
 class BadArguments(ValueError):
@@ -37,11 +45,11 @@ def parse(argv: list[str], description: str) -> Callable[[], Any]:
       BadArguments: unknown, missing or malformed words.
       SystemExit: ``--help`` was printed.
     """
-    said = io.StringIO()
+    said, commands = io.StringIO(), _commands(argv)
     try:
         with contextlib.redirect_stderr(said):
             call = tyro.extras.subcommand_cli_from_dict(
-                {name: command if isinstance(command, type) else _later(command) for name, command in COMMANDS.items()},
+                {name: command if isinstance(command, type) else _later(command) for name, command in commands.items()},
                 args=argv,
                 prog="jrobust",
                 description=description,
@@ -51,7 +59,7 @@ def parse(argv: list[str], description: str) -> Callable[[], Any]:
         if not stop.code:
             raise
         raise BadArguments(_one_line(said.getvalue())) from None
-    return call.run if isinstance(call, Train) else call
+    return call if callable(call) else call.run  # the config of a training run
 
 
 def _later(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,5 +82,8 @@ def _one_line(box: str) -> str:
             break
         if line.startswith("Perhaps you meant"):  # of each suggestion tyro prints the whole help: its name is enough
             return f"{' '.join(kept)}; did you mean {rest[i + 1].split()[0]}? (jrobust COMMAND --help)"
+        if kept and kept[-1].endswith(",)"):  # the list of commands went on to this line
+            kept[-1] = f"{kept[-1][:-1]} {line})"
+            continue
         kept.append(f"({line})" if line.startswith("Available subcommands") else line)
     return " ".join(kept or [title])

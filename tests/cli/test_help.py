@@ -8,7 +8,9 @@ import jrobust as jr
 from jrobust.cli import main
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["attack"], ["certify"], ["report"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["train"], ["evaluate"], ["attack"], ["certify"], ["verify"], ["report"]]
+)
 def test_help(command, capsys):
     assert main([*command, "--help"]) == 0
     said = capsys.readouterr()
@@ -36,7 +38,7 @@ def without_extras(monkeypatch):
 def test_help_without_extras(without_extras, capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("demo", "train", "evaluate", "attack", "certify", "report"))
+    assert all(name in out for name in ("demo", "train", "evaluate", "attack", "certify", "verify", "report"))
     assert sum("jrobust[cli]" in line for line in out.splitlines()) == 1
 
 
