@@ -75,7 +75,8 @@ def verify_files(
       timeout: seconds, > 0; looked at between compiled steps (a step that runs, or compiles, is not interrupted).
       key: of the attacks; None: ``jax.random.key(0)``.
       search: ``search(f, s, key, deadline) -> (verdict, witness or None)`` on one case: its objective, its set (the float32 box
-        around the true one), and the ``time.monotonic()`` at which to come back. None: attacks go on until the time is up.
+        around the true one), and the ``time.monotonic()`` at which to come back. None: `jrobust.bounds.branch`. Attacks go on where
+        it gives up.
       progress: called with each stage's name and the number of open cases before it starts.
 
     Returns:
@@ -207,8 +208,15 @@ class _Run:
             self.doubted.add(i)
 
 
+def _branched(f: Any, s: Any, key: Any, deadline: float) -> tuple[str, Any]:
+    """Branch and bound until the deadline."""
+    found = bounds.branch(f, s, seconds=deadline - time.monotonic())
+    verdict = "sat" if found.lower >= 0 else "unsat" if found.upper < 0 else "unknown"
+    return verdict, found.witness
+
+
 def _stages_of(run: _Run, key: Any, search: Search | None) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The stages, by name; without a search strong attacks come again and again."""
+    """The stages, by name; where the search gives up, strong attacks come again and again."""
     n = int(np.prod(run.shape))
     restarts = int(np.clip(_ENTRIES // n, 16, 1024))
     keys = (jax.random.fold_in(key, i) for i in range(2**31 - 1))
@@ -218,9 +226,7 @@ def _stages_of(run: _Run, key: Any, search: Search | None) -> Iterator[tuple[str
         yield "ibp", lambda: run.bound(bounds.ibp())
     yield "crown-ibp", lambda: run.bound(bounds.crown_ibp())
     yield "crown", lambda: run.bound(bounds.crown())
-    if search is not None:
-        yield "search", lambda: run.search(search, next(keys))
-        return
+    yield "search", lambda: run.search(search or _branched, next(keys))
     for oracle in itertools.cycle(
         (attacks.apgd(steps=100), attacks.pgd(steps=100))
     ):  # the second does not stop at the boundary
