@@ -9,7 +9,7 @@ from typing import Any
 from jrobust.io import _elementwise, _layers, _resize, _shapes  # noqa: F401  they fill the table
 from jrobust.io._tables import OPS
 
-_OPSETS = range(7, 29)
+_OPSETS = range(7, 27)  # each version's changes were read
 OWN = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
 
@@ -22,7 +22,10 @@ def read(path: Path) -> Any:
         import onnx.inliner
     except ImportError as error:
         raise ImportError(f"reading {path.name} needs the package onnx: pip install 'jrobust[onnx]'") from error
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such ONNX file") from None
     try:
         model = onnx.load_model_from_string(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

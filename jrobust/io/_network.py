@@ -74,7 +74,7 @@ class Network:
       graph: its operators; hashable, compared by what is computed.
     """
 
-    weights: tuple[Array, ...]
+    weights: tuple[Any, ...]
     graph: Graph
 
     @property

@@ -21,7 +21,7 @@ def load_onnx(path: str | Path) -> Network:
     """A network from an ONNX file, as a pure function of its input and its weights.
 
     Args:
-      path: an .onnx file, or one compressed by gzip. Opset 7 to 28; one float input of a fixed shape (only its leading axis may be
+      path: an .onnx file, or one compressed by gzip. Opset 7 to 26; one float input of a fixed shape (only its leading axis may be
         symbolic), one output. Weights kept in files of their own are read from beside the model and from nowhere else.
 
     Returns:

@@ -94,12 +94,12 @@ def _resize(c: Call, x: Any, *operands: Any) -> Any:
     else:
         factors = [float(s) for s in np.ravel(np.asarray(scales))]
         new = [math.floor(np.float32(o) * np.float32(f)) for o, f in zip(old, factors, strict=True)]
-    regions = np.ravel(roi) if roi is not None and np.size(roi) else np.array([0.0] * len(axes) + [1.0] * len(axes))
+    regions = np.ravel(roi).tolist() if roi is not None and np.size(roi) else [0.0] * len(axes) + [1.0] * len(axes)
     return _resized(c, jnp.asarray(x), axes, new, factors, regions)
 
 
 def _resized(
-    c: Call, x: Any, axes: Sequence[int], new: Sequence[int], factors: Sequence[float], roi: np.ndarray
+    c: Call, x: Any, axes: Sequence[int], new: Sequence[int], factors: Sequence[float], roi: Sequence[float]
 ) -> Any:
     rounding = c.get("nearest_mode", "round_prefer_floor")
 

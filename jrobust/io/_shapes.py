@@ -58,7 +58,7 @@ def cut(x: Any, spans: dict[int, slice]) -> Any:
         return x[tuple(slice(a, b if b >= 0 else None, s) for a, b, s in slices)]
     counts = [len(range(*s)) for s in slices]
     # backwards: the same entries forwards, then reversed
-    lows = [a if s > 0 or n == 0 else a + (n - 1) * s for (a, _, s), n in zip(slices, counts, strict=True)]
+    lows = [0 if n == 0 else a if s > 0 else a + (n - 1) * s for (a, _, s), n in zip(slices, counts, strict=True)]
     highs = [a + (n - 1) * abs(s) + 1 if n else a for a, n, (*_, s) in zip(lows, counts, slices, strict=True)]
     y = lax.slice(x, lows, highs, [abs(s) for *_, s in slices])
     back = [i for i, (*_, s) in enumerate(slices) if s < 0]
@@ -71,10 +71,11 @@ def _slice(c: Call, x: Any, starts: Any = None, ends: Any = None, axes: Any = No
     stride = ints(steps) or (1,) * len(first)
     spans = {}
     for a, start, end, step in zip(along, first, last, stride, strict=True):
-        n = x.shape[a]
-        # an end below -n of a backward slice means "through entry 0", which only None says in Python
-        end = None if step < 0 and end < -n else end
-        spans[a % x.ndim] = slice(start, end, step)
+        n, back = x.shape[a], step < 0
+        start, end = (v + n * (v < 0) for v in (start, end))
+        # backwards a start before the first entry is the first entry, and an end before it takes that in: None, in Python
+        start, end = min(max(start, 0), n - back), min(max(end, -back), n)
+        spans[a % x.ndim] = slice(start, None if end < 0 else end, step)
     return cut(x, spans)
 
 
@@ -215,7 +216,7 @@ defop("Gather", _gather)
 defop("GatherElements", _gather_elements)
 defop("GatherND", _gather_nd)
 defop("ScatterND", _scatter_nd)
-defop("ScatterElements Scatter", _scatter_elements)
+defop("ScatterElements", _scatter_elements)
 defop("Pad", _pad, static=(1, 3), prefer=(2,))
 defop("DepthToSpace", _blocks)
 defop("SpaceToDepth", _channels)
