@@ -127,9 +127,9 @@ def upper(
     return (jnp.where(jnp.all(jnp.stack(finite)), bound, jnp.nan) if finite else bound), at_input
 
 
-def negative(form: Form) -> Form:
-    """The form with the other sign."""
-    return form._replace(rows={i: -c for i, c in form.rows.items()}, offset=-form.offset)
+def scaled(form: Form, factor: Array) -> Form:
+    """The form times a number."""
+    return form._replace(rows={i: factor * c for i, c in form.rows.items()}, offset=factor * form.offset)
 
 
 def _sup(c: Array, v: Interval) -> Array:

@@ -12,7 +12,7 @@ import jrobust.bounds._interval
 import jrobust.bounds._products
 import jrobust.bounds._relaxations  # noqa: F401  (all fill the tables)
 from jrobust import _loops
-from jrobust.bounds._backward import Bounded, Env, Form, negative, pair, pulled, upper
+from jrobust.bounds._backward import Bounded, Env, Form, pair, pulled, scaled, upper
 from jrobust.bounds._machine import intersect, intervals, whole
 from jrobust.bounds._optimise import optimised
 from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of
@@ -160,7 +160,9 @@ def two_sided(problem: Problem, method: Method, by: Bounded, i: int, default: In
     """Both bounds of the unsettled entries of value ``i`` by backward passes, which part where the first nonlinear equation is met."""
 
     def both(form: Form) -> Interval:
-        return Interval(-_bound(problem, method, by, negative(form)), _bound(problem, method, by, form))
+        signs = jnp.array([-1.0, 1.0], form.offset.dtype)
+        below, above = jax.vmap(lambda sign: _bound(problem, method, by, scaled(form, sign)))(signs)
+        return Interval(-below, above)
 
     open_ = unsettled(problem, by.env | {i: default}, i)
     return _rows(problem, by.env, i, method.memory, both, open_, default)
