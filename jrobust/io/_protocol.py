@@ -4,6 +4,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -104,7 +105,7 @@ def verify_files(
     key = jax.random.key(0) if key is None else key
     check_key(key)
     spec = spec if isinstance(spec, Specification) else load_vnnlib(spec)
-    path = model if isinstance(model, str | os.PathLike) else None
+    path = Path(model) if isinstance(model, str | os.PathLike) else None
     run = _Run(load_onnx(path) if path is not None else model, path, spec, started + timeout, progress)
     stages = _stages_of(run, key, search)
     verdict = "unknown"

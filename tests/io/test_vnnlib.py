@@ -339,11 +339,12 @@ def test_speed(tmp_path):
     path.write_text(
         f"{declared(784, 10)}\n{boxed(784)}\n(assert (or {' '.join(f'(and (>= Y_{j} Y_9))' for j in range(9))}))"
     )
-    assert min(_seconds(path) for _ in range(3)) < 0.6  # 0.04 without run-time checks of annotations
-    terms = " ".join(f"(and (<= {i} X_0) (<= X_0 {i + 1}) (>= Y_0 {i}.5))" for i in range(10_000))
-    path.write_text(f"{declared(1, 1)}\n(assert (or {terms}))")  # 0.5 MB
-    assert len(load_vnnlib(path).cases) == 10_000
-    assert _seconds(path) < 10
+    assert min(_seconds(path) for _ in range(2)) < 0.6  # 0.04 without run-time checks of annotations
+    terms = " ".join(f"(and (<= {i} X_0) (<= X_0 {i + 1}) (>= Y_0 {i}.5))" for i in range(2_000))
+    path.write_text(f"{declared(1, 1)}\n(assert (or {terms}))")  # 0.1 MB
+    began = time.process_time()
+    assert len(load_vnnlib(path).cases) == 2_000
+    assert time.process_time() - began < 5
 
 
 def _seconds(path):
