@@ -103,7 +103,7 @@ def _between(
 ) -> tuple[list[Affine], bool]:
     """Columns inside the outputs' intervals and, where nothing is infinite, between the relaxation's two affine functions."""
     bounds = [_ends(env[i]) for i in eqn.outputs]
-    exact = all(np.array_equal(*map(np.asarray, ends(env[i]))) for i in eqn.outputs)
+    exact = all(bool(jnp.all(env[i].lo == env[i].hi)) for i in eqn.outputs)
     whole = [jnp.issubdtype(a.dtype, jnp.bool_) for a in eqn.avals]
     ys = [model.new(lo, hi, choice=bool(b)) for (lo, hi), b in zip(bounds, whole, strict=True)]
     pair = _relaxation(eqn, [env[i] for i in eqn.inputs], env[eqn.outputs[0]]) if finite and not exact else None

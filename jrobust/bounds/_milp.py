@@ -15,7 +15,7 @@ from jrobust._oracle import Bound, Oracle
 from jrobust._program import Program
 from jrobust._tree import bind
 from jrobust.bounds._encode import encode
-from jrobust.bounds._linear import Model, Solution, maximise, take
+from jrobust.bounds._linear import Affine, Model, Solution, maximise, take
 from jrobust.bounds._machine import intersect
 from jrobust.bounds._methods import _MEMORY, _check_memory, _method, crown
 from jrobust.bounds._polyhedra import input_columns
@@ -63,10 +63,10 @@ def _tried(f: Any, s: Any, points: Any) -> tuple[Any, Array]:
 def _solve(
     key: Any, f: Objective, s: Any, *, method: Method, by: str, integers: bool, seconds: float, exact: bool
 ) -> Bound:
-    start = time.perf_counter()
     analysis = _analyse(f, s, method=method, by=by)
     model = Model(integers)
-    encoding = encode(model, analysis.program, analysis.env, input_columns(model, s, by))
+    inputs = input_columns(model, s, by)
+    encoding = encode(model, analysis.program, analysis.env, inputs)
     if exact and encoding.relaxed:
         eqn = encoding.relaxed[0]
         raise NotImplementedError(
@@ -75,6 +75,7 @@ def _solve(
         )
     frozen, m = model.frozen(), encoding.outputs.size
     solutions: list[Solution] = []
+    start = time.perf_counter()
     for k in range(m):
         left = seconds - (time.perf_counter() - start)
         solutions.append(maximise(frozen, take(encoding.outputs, np.array([k])), left / (m - k)))
@@ -89,7 +90,7 @@ def _solve(
     value = jnp.max(elements)
     if not integers:
         return Bound(value, None, {"elements": elements})
-    points, violations = _tried(f, s, _points(s, [solution.point for solution in solutions]))
+    points, violations = _tried(f, s, _points(s, inputs, [solution.point for solution in solutions]))
     attained = jnp.max(violations, axis=1)
     i = jnp.argmax(attained)  # a NaN is the largest
     if exact:
@@ -104,15 +105,14 @@ def _rounded_up(bounds: list[float], dtype: Any) -> Array:
     return jnp.asarray(np.where(near < wide, np.nextafter(near, np.asarray(np.inf, dtype)), near))
 
 
-def _points(s: Any, found: list[np.ndarray | None]) -> Any:
-    """The centre and the solver's points, as a batch; the input's columns come first."""
+def _points(s: Any, inputs: list[Affine], found: list[np.ndarray | None]) -> Any:
+    """The centre and the solver's points, as a batch."""
     leaves, tree = jax.tree.flatten(s.center)
-    batch, start = [], 0
-    for leaf, lo, hi in zip(leaves, *map(jax.tree.leaves, s.hull()), strict=True):
-        n = math.prod(leaf.shape)
-        rows = [leaf if x is None else jnp.asarray(x[start : start + n].reshape(leaf.shape), leaf.dtype) for x in found]
+    batch = []
+    for leaf, columns, lo, hi in zip(leaves, inputs, *map(jax.tree.leaves, s.hull()), strict=True):
+        at = columns.matrix.indices
+        rows = [leaf if x is None else jnp.asarray(x[at].reshape(leaf.shape), leaf.dtype) for x in found]
         batch.append(jnp.clip(jnp.stack([leaf, *rows]), lo, hi))
-        start += n
     return tree.unflatten(batch)
 
 
@@ -190,7 +190,8 @@ def milp(
     either answer counts). What is not piecewise linear lies between `crown`'s two affine functions, and the result is then an upper bound.
 
     Args:
-      time_limit: seconds for one example, shared by its violations; None: until solved. When it is over, the value is the solver's dual
+      time_limit: seconds of the solver for one example (compiling and bounding hidden values not counted), shared by its
+        violations; None: until solved. When it is over, the value is the solver's dual
         bound, an upper bound still (or `crown`'s, where there is none yet).
       exact: claim the supremum itself. A network that is not piecewise linear, or a limit that came first, is then an error.
       intermediates: the method that bounds hidden values, `crown` by default.
