@@ -179,7 +179,7 @@ def lp(*, intermediates: Oracle | None = None, memory: int = _MEMORY) -> Oracle:
 
 def milp(
     *,
-    time_limit: float | None = None,
+    time_limit: float | int | None = None,
     exact: bool = False,
     intermediates: Oracle | None = None,
     memory: int = _MEMORY,
