@@ -27,7 +27,13 @@ FLOORS = (
     ("cli", "__init__"),
 )
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
-DOORS = {"flax": {"nnx", "models"}, "tyro": {"cli"}, "sklearn": {"data"}, "tensorflow_datasets": {"data"}, "onnx": {"io"}}
+DOORS = {
+    "flax": {"nnx", "models"},
+    "tyro": {"cli"},
+    "sklearn": {"data"},
+    "tensorflow_datasets": {"data"},
+    "onnx": {"io"},
+}
 
 
 def _part(path: pathlib.Path) -> str:

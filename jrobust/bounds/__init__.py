@@ -3,6 +3,7 @@
 from jrobust.bounds import _order, _special  # noqa: F401  (they fill the tables)
 from jrobust.bounds._branch import Search, branch, branch_and_bound
 from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, supported
+from jrobust.bounds._milp import lp, milp
 
 __all__ = [
     "Search",
@@ -12,6 +13,8 @@ __all__ = [
     "crown",
     "crown_ibp",
     "ibp",
+    "lp",
+    "milp",
     "output_bounds",
     "supported",
 ]
