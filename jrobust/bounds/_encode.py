@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._program import Equation
+from jrobust.bounds._backward import filled, function
 from jrobust.bounds._jacobian import ELEMENTWISE, affine_map
 from jrobust.bounds._linear import Affine, Model, scaled, stacked, take
 from jrobust.bounds._machine import within
 from jrobust.bounds._piecewise import RULES, Term, known, pick
 from jrobust.bounds._problem import mask_of
-from jrobust.bounds._propagate import _filled, _function
 from jrobust.bounds._tables import RELAX, Interval, ends, is_affine
 
 # bounds of hidden values are computed in float32 and limit columns here: no true value may lie beyond
@@ -88,7 +88,7 @@ def _compose(
     fixed = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
     avals = [program.avals[i] for i in ids]
     diagonal = eqn.name in ELEMENTWISE and all(a.shape == eqn.avals[0].shape for a in avals)
-    return affine_map(_filled(_function(eqn), mask, fixed), avals, operands, diagonal=diagonal)
+    return affine_map(filled(function(eqn), mask, fixed), avals, operands, diagonal=diagonal)
 
 
 def _between(
@@ -110,7 +110,7 @@ def _between(
     if pair is not None:
         fixed = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
         avals = [program.avals[i] for i in ids]
-        below, above = (affine_map(_filled(side, mask, fixed), avals, operands, diagonal=False) for side in pair)
+        below, above = (affine_map(filled(side, mask, fixed), avals, operands, diagonal=False) for side in pair)
         model.at_most_zero(below, scaled(-1, ys[0]))
         model.at_most_zero(ys[0], scaled(-1, above))
     return ys, exact
