@@ -1,5 +1,6 @@
 """Bound propagation: upper oracles that interpret a function's jaxpr, primitive by primitive."""
 
+from jrobust.bounds._forward import forward_crown, zonotope
 from jrobust.bounds._methods import crown, crown_ibp, ibp, output_bounds, supported
 
-__all__ = ["crown", "crown_ibp", "ibp", "output_bounds", "supported"]
+__all__ = ["crown", "crown_ibp", "forward_crown", "ibp", "output_bounds", "supported", "zonotope"]
