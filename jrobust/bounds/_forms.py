@@ -103,7 +103,7 @@ def image(fn: Callable[..., Any], forms: Sequence[Form]) -> list[Form]:
 
 # -- Radii through relaxations ------------------------------------------------------------------------------------------
 
-_ELEMENTWISE = _names(
+ELEMENTWISE = _names(
     "max min clamp abs leaky_relu mul div exp exp2 expm1 softplus square cosh sparse_plus rsqrt log log1p sqrt tanh logistic",
     "atan erf asinh cbrt soft_sign erfc sinh selu silu gelu gelu_tanh mish elu celu sin cos integer_pow pow",
 )
@@ -112,7 +112,7 @@ _AVERAGING = _names("reduce_max reduce_min reduce_window_max reduce_window_min l
 
 def elementwise(eqn: Equation, forms: Sequence[Form]) -> bool:
     """Whether entry j of the output depends on entries j of the operands alone."""
-    return eqn.name in _ELEMENTWISE and all(f.bias.shape == eqn.avals[0].shape for f in forms)
+    return eqn.name in ELEMENTWISE and all(f.bias.shape == eqn.avals[0].shape for f in forms)
 
 
 def sizes(eqn: Equation, fn: Callable[..., Any], parts: Columns, forms: Sequence[Form]) -> Array | None:
