@@ -71,7 +71,7 @@ def columns(fn: Callable[..., Any], parts: Columns, like: Sequence[Array]) -> li
             full[i] = t
         return jax.jvp(fn, tuple(zeros), tuple(full))[1]
 
-    return jax.vmap(one)(*(parts[i] for i in moved))
+    return jax.vmap(one)(*(p for p in parts if p is not None))
 
 
 def pushed(eqn: Equation, mask: Mask, values: Sequence[Any], forms: Sequence[Form]) -> list[Form]:

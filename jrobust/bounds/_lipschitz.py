@@ -7,17 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrobust import sets
 from jrobust._objective import Objective, objective
 from jrobust._oracle import Bound, Oracle, require
-from jrobust._program import Equation, Program
+from jrobust._program import Equation
 from jrobust._tree import bind
 from jrobust.bounds._forms import PUSHED
+from jrobust.bounds._jacobian import jacobian_bounds, rise, support_about_centre
 from jrobust.bounds._machine import intersect
-from jrobust.bounds._methods import ibp, output_bounds
+from jrobust.bounds._methods import ibp
 from jrobust.bounds._norms import Gauge, dual, gauges, operator, size
 from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of
-from jrobust.bounds._propagate import Method, forward
+from jrobust.bounds._propagate import Method, forward, upper_bounds
 from jrobust.bounds._slopes import SLOPE, continuous, derivable, slopes
 from jrobust.bounds._tables import Interval, is_affine
 from jrobust.typing import Array, Float
@@ -76,11 +76,11 @@ def _inside(units: Sequence[Gauge]) -> float:
     return orders.pop() if len(orders) == 1 else math.inf
 
 
-def _constants(problem: Problem, env: Any, units: Sequence[Gauge]) -> dict[int, Array]:
+def _constants(problem: Problem, env: Any, units: Sequence[Gauge]) -> dict[int, Any]:
     """Of each nonlinear value that matters: its Lipschitz constant, from the gauges to the norm between layers."""
     program, p = problem.program, _inside(units)
     inputs = dict(zip(program.inputs, units, strict=True))
-    known: dict[int, Array] = {}
+    known: dict[int, Any] = {}
 
     def through(i: int, scale: Array | None) -> Array:
         total = jnp.zeros((), program.avals[i].dtype)
@@ -116,106 +116,25 @@ def _by_norms(problem: Problem, at_centre: Array, unit: bool) -> tuple[Array, Ar
     known, p = _constants(problem, env, units), _inside(units)
     (out,) = program.outputs
     leaves, tree = jax.tree.flatten(s.center)
-    rise = jnp.zeros(at_centre.size, at_centre.dtype)
+    risen = jnp.zeros(at_centre.size, at_centre.dtype)
     if out in program.dependent:
         rows = _matrices(problem, env, out)
         mine = {j: rows.pop(j) for j in program.inputs if j in rows}
         for j, w in rows.items():
             reach = size(w, dual(p), axis=1)
-            rise += jnp.where(reach > 0, reach * known[j], 0.0)  # 0 times infinity
+            risen += jnp.where(reach > 0, reach * known[j], 0.0)  # 0 times infinity
         if unit:
             by_input = dict(zip(program.inputs, units, strict=True))
-            rise += sum(size(w, dual(by_input[j].p), axis=1) for j, w in mine.items())
+            risen += sum(size(w, dual(by_input[j].p), axis=1) for j, w in mine.items())
         elif mine:
             zeros = [jnp.zeros((at_centre.size, v.size), v.dtype) for v in leaves]
             full = [mine.get(j, z) for j, z in zip(program.inputs, zeros, strict=True)]
-            rise += jax.vmap(
-                lambda *r: _support(s, tree.unflatten([a.reshape(v.shape) for a, v in zip(r, leaves, strict=True)]))
+            risen += jax.vmap(
+                lambda *r: support_about_centre(
+                    s, tree.unflatten([a.reshape(v.shape) for a, v in zip(r, leaves, strict=True)])
+                )
             )(*full)
-    return at_centre + rise.reshape(at_centre.shape), rise.reshape(at_centre.shape)
-
-
-def _support(s: Any, c: Any) -> Array:
-    """``sup <c, z - centre>``."""
-    return s.support(c) - sum(jnp.sum(a * b) for a, b in zip(*map(jax.tree.leaves, (c, s.center)), strict=True))
-
-
-# -- Local: the Jacobian over the set -----------------------------------------------------------------------------------
-
-
-def _jacobian(program: Program, center: Any) -> Callable[[Any], Array]:
-    """``z -> J`` [outputs, inputs] of the flat program: custom derivatives are not asked, stop_gradient does not stop."""
-    (out,) = program.outputs
-
-    def fn(z: Any) -> Array:
-        env = dict(program.constants) | dict(zip(program.inputs, jax.tree.leaves(z), strict=True))
-        for eqn in program.equations:
-            env |= dict(zip(eqn.outputs, derivable(eqn, [env[i] for i in eqn.inputs]), strict=True))
-        return jnp.ravel(env[out])
-
-    count = math.prod(program.avals[out].shape)
-    n = sum(v.size for v in jax.tree.leaves(center))
-
-    def jacobian(z: Any) -> Array:
-        leaves = jax.tree.leaves((jax.jacrev if count <= n else jax.jacfwd)(fn)(z))
-        return jnp.concatenate([v.reshape(count, -1) for v in leaves], axis=1)
-
-    return jacobian
-
-
-def _jacobian_bounds(program: Program, s: Any, method: Oracle) -> Interval:
-    """Elementwise bounds of the Jacobian over the set's convex hull; infinite where the function may jump."""
-    (out,) = program.outputs
-    shape = (math.prod(program.avals[out].shape), sum(v.size for v in jax.tree.leaves(s.center)))
-    dtype = program.avals[out].dtype
-    if out not in program.dependent:
-        return Interval(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-    if not all(continuous(program, eqn) for eqn in program.equations):
-        return Interval(jnp.full(shape, -jnp.inf, dtype), jnp.full(shape, jnp.inf, dtype))
-    if not s.geometry.convex:
-        lo, hi = s.hull()
-        parts = [sets.box(a, b)(c) for a, b, c in zip(*map(jax.tree.leaves, (lo, hi, s.center)), strict=True)]
-        tree = jax.tree.structure(s.center)
-        box = sets.product(*(sets.box(a, b) for a, b in zip(*map(jax.tree.leaves, (lo, hi)), strict=True)))
-        fn = _jacobian(program, s.center)
-        s = parts[0] if len(parts) == 1 else box(tuple(jax.tree.leaves(s.center)))
-        return Interval(*output_bounds(lambda z: fn(tree.unflatten(jax.tree.leaves(z))), s, method=method))
-    return Interval(*output_bounds(_jacobian(program, s.center), s, method=method))
-
-
-def _rise(s: Any, j: Interval) -> Array:
-    """An upper bound of ``<J, z - c>`` over J between the rows ``j`` [n] and z in the set."""
-    leaves, tree = jax.tree.flatten(s.center)
-    cuts = [sum(v.size for v in leaves[: i + 1]) for i in range(len(leaves) - 1)]
-    low, high = ([p.reshape(v.shape) for p, v in zip(jnp.split(e, cuts), leaves, strict=True)] for e in j)
-    if s.geometry.name == "product":
-        starts = [sum(len(jax.tree.leaves(p.center)) for p in s.params[:k]) for k in range(len(s.params))]
-        total = jnp.zeros((), j.lo.dtype)
-        for part, start in zip(s.params, starts, strict=True):
-            some = slice(start, start + len(jax.tree.leaves(part.center)))
-            rows = [jnp.concatenate([jnp.ravel(v) for v in e[some]]) for e in (low, high)]
-            total += _rise(part, Interval(*rows))
-        return total
-    hull = [jax.tree.leaves(end) for end in s.hull()]
-    by_box, radius = jnp.zeros((), j.lo.dtype), jnp.zeros((), j.lo.dtype)
-    for a, b, c, lo, hi in zip(low, high, leaves, *hull, strict=True):
-        by_box += jnp.sum(jnp.maximum(jnp.maximum(_times(b, hi - c), _times(a, lo - c)), 0.0))
-        radius += jnp.sum(_times(0.5 * (b - a), jnp.maximum(hi - c, c - lo)))
-    # a box of Jacobians about its middle: exact where the Jacobian is constant
-    middle = _support(s, tree.unflatten([0.5 * (a + b) for a, b in zip(low, high, strict=True)]))
-    rises = [by_box, middle + radius]
-    if s.geometry.name[:1] == "l" and not s.geometry.name.startswith("l0"):
-        # in a ball that is symmetric in every entry the larger end of each is attained; a clip is made symmetric, outward
-        c = leaves[0]
-        room = jnp.maximum(hull[1][0] - c, c - hull[0][0])
-        clip = (None, None) if s.params[1] is None else (c - room, c + room)
-        ball = sets.Set(c, (s.params[0], *clip), s.geometry)
-        rises.append(_support(ball, jnp.maximum(jnp.abs(low[0]), jnp.abs(high[0]))))
-    return jnp.min(jnp.where(jnp.isnan(jnp.stack(rises)), jnp.inf, jnp.stack(rises)))
-
-
-def _times(a: Array, d: Array) -> Array:
-    return jnp.where(d == 0, 0.0, a * d)  # of an entry that does not move the derivative may be infinite
+    return at_centre + risen.reshape(at_centre.shape), risen.reshape(at_centre.shape)
 
 
 # -- The oracle and the constant ----------------------------------------------------------------------------------------
@@ -227,14 +146,12 @@ def _solve(method: Any, key: Any, f: Objective, s: Any, *, local: bool) -> Bound
     problem = pose(program, s)
     at_centre = jnp.atleast_1d(f(s.center))
     if local:
-        bounds = _jacobian_bounds(program, s, method)
-        elements = at_centre + jax.vmap(lambda lo, hi: _rise(s, Interval(lo, hi)))(*bounds).reshape(at_centre.shape)
+        bounds = jacobian_bounds(program, s, method)
+        elements = at_centre + jax.vmap(lambda lo, hi: rise(s, Interval(lo, hi)))(*bounds).reshape(at_centre.shape)
     else:
         elements = _by_norms(problem, at_centre, unit=False)[0]
-    (out,) = program.outputs
-    if out in program.dependent:
-        value = forward(problem, _IBP).env[out]
-        elements = intersect(value, Interval(value.lo, elements.reshape(value.lo.shape))).hi
+    value = upper_bounds(f, s, _IBP).reshape(elements.shape)
+    elements = intersect(Interval(value, value), Interval(value, elements)).hi
     elements = jnp.atleast_1d(jnp.where(jnp.isnan(elements), jnp.inf, elements))
     return Bound(jnp.max(elements), None, {"elements": elements})
 
@@ -303,7 +220,7 @@ def lipschitz_constant(
     program = program_of(objective(fn), s.center)
     check(program, "lipschitz_constant")
     if local:
-        bounds = _jacobian_bounds(program, s, method)
+        bounds = jacobian_bounds(program, s, method)
         most = jnp.maximum(jnp.abs(bounds.lo), jnp.abs(bounds.hi))
         units = gauges(s, True)
         cuts = [sum(g.weight.size for g in units[: i + 1]) for i in range(len(units) - 1)]

