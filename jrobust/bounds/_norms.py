@@ -57,7 +57,7 @@ def operator(w: Array, p_in: float, p_out: float) -> Array:
     by_rows = size(size(w, dual(p_in), axis=1), p_out)
     if p_in != p_out:
         return by_rows
-    most_column, most_row = size(size(w, 1, axis=0), math.inf), size(size(w, 1, axis=1), math.inf)
+    most_column, most_row = size(size(w, 1.0, axis=0), math.inf), size(size(w, 1.0, axis=1), math.inf)
     if p_in in (1, math.inf):
         return most_column if p_in == 1 else most_row
     # Riesz and Thorin, between the norms of order 1 and inf
@@ -76,11 +76,11 @@ def gram(w: Array, squarings: int = _SQUARINGS) -> Array:
     w = w.T if w.shape[0] < w.shape[1] else w
     scales, rounding = [], 2 * max(w.shape) * float(jnp.finfo(w.dtype).eps)
     for _ in range(squarings):
-        scale = size(w, 2)
+        scale = size(w, 2.0)
         w = w / jnp.where(scale > 0, scale, 1.0)
         scales.append(scale)
         w = jnp.matmul(w.T, w, precision=jax.lax.Precision.HIGHEST)
-    bound = size(w, 2)
+    bound = size(w, 2.0)
     for scale in reversed(scales):
         bound = scale * jnp.sqrt(bound + rounding)
     return bound

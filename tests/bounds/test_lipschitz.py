@@ -24,11 +24,11 @@ def test_operator_norms_are_bounded_from_above(shape):
     for a in (w, w[:, :1] * w[:1], np.eye(*shape, dtype=np.float32), 0 * w):
         true = np.linalg.norm(a.astype(np.float64), 2)
         assert true <= gram(jnp.asarray(a)) * (1 + 1e-6) <= 1.1 * true + 1e-6
-        assert true <= operator(jnp.asarray(a), 2, 2) * (1 + 1e-6)
-        for p in (1, np.inf):
+        assert true <= operator(jnp.asarray(a), 2.0, 2.0) * (1 + 1e-6)
+        for p in (1.0, np.inf):
             np.testing.assert_allclose(operator(jnp.asarray(a), p, p), np.linalg.norm(a, p), rtol=1e-5)
     d = np.random.default_rng(1).normal(size=(shape[1], 2000)).astype(np.float32)
-    for p, q in ((3, 3), (1.5, 1.5), (1, np.inf), (2, np.inf), (np.inf, 2)):
+    for p, q in ((3.0, 3.0), (1.5, 1.5), (1.0, np.inf), (2.0, np.inf), (np.inf, 2.0)):
         reached = np.linalg.norm(w @ d, q, axis=0) / np.linalg.norm(d, p, axis=0)
         assert reached.max() <= operator(jnp.asarray(w), p, q) * (1 + 1e-5)
 
