@@ -119,7 +119,7 @@ def _parallel(eqn: Equation, mask: Mask, values: Any, out: Interval) -> tuple[Ar
 
 
 def _ratio(rise: Array, run: Array) -> Array:
-    return rise / jnp.where(run > 0, run, jnp.inf)
+    return jnp.where(run > 0, rise / jnp.where(run > 0, run, 1.0), 0.0)
 
 
 def _joint(problem: Problem, eqn: Equation, values: Any, out: Interval, forms: Sequence[Form]) -> list[Any]:

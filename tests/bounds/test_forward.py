@@ -171,7 +171,8 @@ def test_pure(method):
 
     batch = jax.jit(jax.vmap(value))(jnp.zeros(3), jnp.arange(3))
     np.testing.assert_allclose(batch, [value(0.0, y) for y in range(3)], rtol=1e-5)
-    slope, difference = jax.jit(jax.grad(value))(0.0), (value(1e-2) - value(-1e-2)) / 2e-2
+    # away from t = 0, where CROWN's adaptive slope of a ReLU turns over
+    slope, difference = jax.jit(jax.grad(value))(2e-3), (value(3e-3) - value(1e-3)) / 2e-3
     np.testing.assert_allclose(slope, difference, rtol=0.05)
 
 
