@@ -36,6 +36,24 @@ def pair(problem: Problem, env: Env, k: int, theta: Any) -> list[Callable[..., A
     return within(RELAX[eqn.name].lines(eqn, theta, *values), env[eqn.outputs[0]], values)
 
 
+def usual(eqn: Equation, values: Sequence[Any], out: Interval) -> list[Callable[..., Any]]:
+    """The affine functions around an equation that its relaxation starts with."""
+    rule = RELAX[eqn.name]
+    return within(rule.lines(eqn, rule.start(eqn, *values), *values), out, values)
+
+
+def relaxed(problem: Problem, env: Env) -> Bounded:
+    """The relaxations that intervals of every value give."""
+    program = problem.program
+    theta: dict[int, Any] = {}
+    for k, eqn in enumerate(program.equations):
+        mask = mask_of(program, eqn)
+        floating = jnp.issubdtype(eqn.avals[0].dtype, jnp.floating)
+        if floating and any(mask) and eqn.name in RELAX and not is_affine(eqn, mask, program.avals):
+            theta[k] = RELAX[eqn.name].start(eqn, *(env[i] for i in eqn.inputs))
+    return Bounded(env, theta, {k: pair(problem, env, k, t) for k, t in theta.items()})
+
+
 class Form(NamedTuple):
     """``<rows, values> + offset``, with the equations from ``upto`` on already pulled through.
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._objective import Objective
-from jrobust._oracle import Bound, Oracle, check_problem
+from jrobust._oracle import Bound, Oracle, check_problem, require
 from jrobust._tree import bind
 from jrobust.bounds._domains import Domain, Leaf, input_root, neuron, neuron_root, piece
 from jrobust.bounds._methods import alpha_crown, crown, method_of
-from jrobust.bounds._propagate import Method, posed
+from jrobust.bounds._problem import program_of
 from jrobust.typing import Array
 
 Over = Literal["auto", "input", "neurons"]
@@ -27,15 +27,14 @@ _KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
-@partial(jax.jit, static_argnames=("over", "method"))
-def _root(f: Any, s: Any, *, over: str, method: Method) -> Any:
-    root, elements, domain = _KINDS[over][0](f, s, method)
-    return root, jnp.where(jnp.isnan(elements), jnp.inf, elements), domain
+@partial(jax.jit, static_argnames="over")
+def _root(oracle: Oracle, f: Any, s: Any, *, over: str) -> Any:
+    return _KINDS[over][0](oracle, f, s)
 
 
-@partial(jax.jit, static_argnames=("over", "method", "tried"))
-def _step(f: Any, s: Any, root: Any, domains: Domain, *, over: str, method: Method, tried: int) -> tuple[Domain, Leaf]:
-    return jax.vmap(lambda domain: _KINDS[over][1](f, s, root, domain, method, tried))(domains)
+@partial(jax.jit, static_argnames=("over", "tried"))
+def _step(oracle: Oracle, f: Any, s: Any, root: Any, domains: Domain, *, over: str, tried: int) -> tuple[Domain, Leaf]:
+    return jax.vmap(lambda domain: _KINDS[over][1](oracle, f, s, root, domain, tried))(domains)
 
 
 class _Pool:
@@ -156,7 +155,7 @@ def branch(
 
     Args:
       f, s: the objective and the set.
-      method: what bounds a domain; by default `crown` over the input and ``alpha_crown(steps=10, target=0)`` over neurons.
+      method: what bounds a domain: over the input any upper oracle, `crown` by default; over neurons a method whose walks go backward, ``alpha_crown(steps=10, target=0)`` by default.
       over: "input" cuts the set's box (sets that are boxes), "neurons" the inputs of nonlinear operations, at their kink or in the
         middle, as Lagrangian constraints (beta-CROWN); "auto": the input where it is a box of at most 20 numbers.
       order: "best" takes the largest upper bounds first, "depth" the newest domains (less memory).
@@ -191,10 +190,9 @@ def branch(
     """
     check_problem(f, s)
     started = time.monotonic()
-    kind, chosen = _plan(f, s, over, method)
-    kwargs = {"over": kind, "method": chosen}
-    root, elements, domain = _root(f, s, **kwargs)
-    size = batch if batch is not None else _batch(f, s, chosen)
+    kind, oracle = _plan(s, over, method)
+    root, elements, domain = _root(oracle, f, s, over=kind)
+    size = batch if batch is not None else _batch(f, s)
     closed = np.full(elements.shape, -np.inf, elements.dtype)
     lower, witness, counted = -math.inf, s.center, 0
     pool, stuck = _Pool(), []
@@ -229,7 +227,7 @@ def branch(
         for start in range(0, len(tries), size):
             part = jax.tree.map(lambda a, start=start: a[start : start + size], domains)
             n = len(part.row)
-            bounded, leaf = jax.device_get(_step(f, s, root, _filled(part, size), **kwargs, tried=tried))
+            bounded, leaf = jax.device_get(_step(oracle, f, s, root, _filled(part, size), over=kind, tried=tried))
             bounded, leaf = jax.tree.map(lambda a, n=n: a[:n], (bounded, leaf))
             counted += n
             at = int(np.argmax(np.where(np.isnan(leaf.lower), np.inf, leaf.lower)))
@@ -253,7 +251,7 @@ def branch(
     return Search(lower, witness, np.minimum(closed, ceiling), counted, remaining)
 
 
-def _plan(f: Any, s: Any, over: str, method: Oracle | None) -> tuple[str, Method]:
+def _plan(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
     leaves = jax.tree.leaves(s.center)
     is_box = len(leaves) == 1 and s.geometry.name in ("linf", "box")
     if over == "auto":
@@ -266,11 +264,16 @@ def _plan(f: Any, s: Any, over: str, method: Oracle | None) -> tuple[str, Method
         raise ValueError(f"branch: over is one of auto, input, neurons, got {over!r}")
     if method is None:
         method = crown() if over == "input" else alpha_crown(steps=10, target=0.0)
-    return over, method_of(method, "branch(method=)")
+    require(("upper",), method, by="branch(method=)")
+    if method.host:
+        raise TypeError(f"branch: a method is one compiled program, {method.name} runs on the host")
+    if over == "neurons":
+        method_of(method, "branch(method=)")
+    return over, method
 
 
-def _batch(f: Any, s: Any, method: Method) -> int:
-    program = posed(f, s, method).program
+def _batch(f: Any, s: Any) -> int:
+    program = program_of(f, s.center)
     widest = max(math.prod(program.avals[j].shape) for j in program.dependent)
     return 2 ** int(np.clip(math.log2(2**26 / (24 * widest)), 3, 9))
 

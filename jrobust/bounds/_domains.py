@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust._oracle import Oracle
 from jrobust._program import Equation
 from jrobust.bounds._backward import Bounded, Form, pair, upper
+from jrobust.bounds._methods import method_of
 from jrobust.bounds._optimise import optimised
 from jrobust.bounds._problem import Problem, mask_of
-from jrobust.bounds._propagate import Method, forward, posed, row, unsettled, upper_bounds
+from jrobust.bounds._propagate import Method, forward, posed, row, unsettled
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.sets import box
 from jrobust.typing import Array
@@ -66,11 +68,12 @@ def _ravelled(problem: Problem, parts: dict[int, Array]) -> Array:
     return jnp.concatenate([jnp.ravel(parts[i]) for i in _splittable(problem)])
 
 
-def neuron_root(f: Any, s: Any, method: Method) -> tuple[dict[int, Interval], Array, Domain]:
+def neuron_root(oracle: Oracle, f: Any, s: Any) -> tuple[dict[int, Interval], Array, Domain]:
     """The intervals that all domains share, the specifications' bounds [m], and one domain a specification [m, ...]."""
+    method: Method = method_of(oracle, "branch(method=)")
     problem = posed(f, s, method)
-    by = forward(problem, method.intermediates or method)
-    elements = upper_bounds(f, s, method._replace(steps=0))
+    by = (method.intermediates or method).walk(problem)
+    elements = oracle.solve(None, f, s).info["elements"]
     size = sum(math.prod(problem.program.avals[i].shape) for i in _splittable(problem))
     dtype, m = elements.dtype, elements.shape[0]
     none = jnp.full((m, size), -jnp.inf, dtype), jnp.full((m, size), jnp.inf, dtype)
@@ -91,9 +94,10 @@ def _walked(
 
 
 def neuron(
-    f: Any, s: Any, root: dict[int, Interval], domain: Domain, method: Method, tried: int
+    oracle: Oracle, f: Any, s: Any, root: dict[int, Interval], domain: Domain, tried: int
 ) -> tuple[Domain, Leaf]:
     """Bound one domain of neurons by beta-CROWN; of its best entries to cut, ``tried`` are tried out (filtered smart branching)."""
+    method: Method = method_of(oracle, "branch(method=)")
     problem = posed(f, s, method)
     (out,) = problem.program.outputs
     cuts, by, empty = _walked(problem, method, root, domain.lo, domain.hi)
@@ -179,20 +183,20 @@ def _lost(problem: Problem, by: Bounded, k: int, theta: Any, c: Array, at: Array
 # -- Input --------------------------------------------------------------------------------------------------------------
 
 
-def input_root(f: Any, s: Any, method: Method) -> tuple[None, Array, Domain]:
+def input_root(oracle: Oracle, f: Any, s: Any) -> tuple[None, Array, Domain]:
     """The set's box, as one domain [1, ...], and the specifications' bounds [m]."""
     (lo,), (hi,) = map(jax.tree.leaves, s.hull())
-    return None, upper_bounds(f, s, method), Domain(lo.reshape(1, -1), hi.reshape(1, -1), jnp.full(1, -1), ())
+    elements = jnp.full(jax.eval_shape(f, s.center).shape, jnp.inf, lo.dtype)  # the first step will say
+    return None, elements, Domain(lo.reshape(1, -1), hi.reshape(1, -1), jnp.full(1, -1), ())
 
 
-def piece(f: Any, s: Any, root: None, domain: Domain, method: Method, tried: int) -> tuple[Domain, Leaf]:
+def piece(oracle: Oracle, f: Any, s: Any, root: None, domain: Domain, tried: int) -> tuple[Domain, Leaf]:
     """Bound one box, all specifications at once; cut next where width times slope is largest (gradient-smeared)."""
     (shape,), tree = [jnp.shape(x) for x in jax.tree.leaves(s.center)], jax.tree.structure(s.center)
     as_point = lambda v: tree.unflatten([v.reshape(shape)])  # noqa: E731
     lo, hi = domain.lo, domain.hi
     centre = 0.5 * (lo + hi)
-    elements = upper_bounds(f, box(as_point(lo), as_point(hi))(as_point(centre)), method)
-    elements = jnp.where(jnp.isnan(elements), jnp.inf, elements)
+    elements = oracle.solve(None, f, box(as_point(lo), as_point(hi))(as_point(centre))).info["elements"]
     slopes = (
         jax.jacfwd(lambda v: f(as_point(v)))(centre)
         if lo.size < elements.size

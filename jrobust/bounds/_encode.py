@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._program import Equation
-from jrobust.bounds._backward import filled, function
-from jrobust.bounds._jacobian import ELEMENTWISE, affine_map
+from jrobust.bounds._backward import filled, function, usual
 from jrobust.bounds._linear import Affine, Model, scaled, stacked, take
-from jrobust.bounds._machine import within
+from jrobust.bounds._matrices import ELEMENTWISE, affine_map
 from jrobust.bounds._piecewise import RULES, Term, known, pick
 from jrobust.bounds._problem import mask_of
 from jrobust.bounds._tables import RELAX, Interval, ends, is_affine
@@ -120,5 +119,4 @@ def _relaxation(eqn: Equation, values: Sequence[Any], out: Any) -> Any:
     """Two affine functions of all operands that sandwich an equation, or None."""
     if eqn.name not in RELAX or not jnp.issubdtype(out.lo.dtype, jnp.floating):
         return None
-    rule = RELAX[eqn.name]
-    return within(rule.lines(eqn, rule.start(eqn, *values), *values), out, values)
+    return usual(eqn, values, out)

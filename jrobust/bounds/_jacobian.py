@@ -1,86 +1,96 @@
-"""Sparse matrices of affine functions: what a linear program needs of them."""
+"""A function's Jacobian over a set, entry by entry, and how far the function can rise with it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jrobust.bounds._linear import Affine, apply, constant, total
-
-_ENTRIES = 2**23  # of a dense block of a matrix, before its zeros are dropped
-
-ELEMENTWISE = frozenset(
-    ["add", "add_any", "sub", "neg", "mul", "div", "convert_element_type", "copy", "stop_gradient", "name"]
-)
-"""Affine primitives whose every entry depends on that entry of an operand alone, where the shapes agree."""
+from jrobust import sets
+from jrobust._oracle import Oracle
+from jrobust._program import Program
+from jrobust.bounds._methods import output_bounds
+from jrobust.bounds._slopes import continuous, derivable
+from jrobust.bounds._tables import Interval
+from jrobust.typing import Array
 
 
-def affine_map(fn: Callable[..., Any], avals: Sequence[Any], operands: Sequence[Affine], *, diagonal: bool) -> Affine:
-    """``fn``, affine, of affine functions: its outputs one after the other.
-
-    Each entry of a matrix is one product of a derivative with one, so the weights of a network arrive as they are.
-
-    Args:
-      fn: arrays -> list of arrays.
-      avals: the operands' shapes and dtypes.
-      operands: one vector each.
-      diagonal: whether every operand enters elementwise.
-    """
-
-    def flat(*xs: Any) -> Any:
-        return jnp.concatenate([jnp.ravel(o) for o in fn(*xs)])
-
-    zeros = [jnp.zeros(a.shape, a.dtype) for a in avals]
-    at_zero, pull = jax.vjp(flat, *zeros)
-    if diagonal:
-        matrices = [_diagonal(np.asarray(d, np.float64).ravel()) for d in pull(jnp.ones_like(at_zero))]
-    else:
-        inputs = sum(math.prod(a.shape) for a in avals)
-        matrices = (
-            _by_columns(flat, zeros, at_zero) if inputs < at_zero.size else _by_rows(pull, avals, at_zero, inputs)
-        )
-    return total(constant(at_zero), *(apply(m, a) for m, a in zip(matrices, operands, strict=True)))
+def support_about_centre(s: Any, c: Any) -> Array:
+    """``sup <c, z - centre>``."""
+    return s.support(c) - sum(jnp.sum(a * b) for a, b in zip(*map(jax.tree.leaves, (c, s.center)), strict=True))
 
 
-def _diagonal(d: np.ndarray) -> Any:
-    from scipy import sparse
+def _jacobian(program: Program, center: Any) -> Callable[[Any], Array]:
+    """``z -> J`` [outputs, inputs] of the flat program: custom derivatives are not asked, stop_gradient does not stop."""
+    (out,) = program.outputs
 
-    return sparse.diags_array(d, format="csr")
+    def fn(z: Any) -> Array:
+        env = dict(program.constants) | dict(zip(program.inputs, jax.tree.leaves(z), strict=True))
+        for eqn in program.equations:
+            env |= dict(zip(eqn.outputs, derivable(eqn, [env[i] for i in eqn.inputs]), strict=True))
+        return jnp.ravel(env[out])
 
+    count = math.prod(program.avals[out].shape)
+    n = sum(v.size for v in jax.tree.leaves(center))
 
-def _chunks(n: int, other: int) -> list[np.ndarray]:
-    """Indices of unit vectors, so many at a time as the memory allows; the last are repeated, so that one program serves all."""
-    size = min(n, max(1, _ENTRIES // max(other, 1)))
-    return [np.arange(start, start + size) for start in range(0, n, size)]
+    def jacobian(z: Any) -> Array:
+        leaves = jax.tree.leaves((jax.jacrev if count <= n else jax.jacfwd)(fn)(z))
+        return jnp.concatenate([v.reshape(count, -1) for v in leaves], axis=1)
 
-
-def _by_rows(pull: Any, avals: Sequence[Any], out: Any, inputs: int) -> list[Any]:
-    from scipy import sparse
-
-    parts: list[list[Any]] = [[] for _ in avals]
-    for at in _chunks(out.size, inputs):
-        rows = jax.vmap(pull)(jax.nn.one_hot(at, out.size, dtype=out.dtype))
-        for part, r in zip(parts, rows, strict=True):
-            part.append(sparse.csr_array(np.asarray(r, np.float64).reshape(len(at), -1)[: out.size - at[0]]))
-    return [sparse.vstack(part, format="csr") for part in parts]
+    return jacobian
 
 
-def _by_columns(flat: Any, zeros: Sequence[Any], out: Any) -> list[Any]:
-    from scipy import sparse
+def jacobian_bounds(program: Program, s: Any, method: Oracle) -> Interval:
+    """Elementwise bounds of the Jacobian over the set's convex hull; infinite where the function may jump."""
+    (out,) = program.outputs
+    shape = (math.prod(program.avals[out].shape), sum(v.size for v in jax.tree.leaves(s.center)))
+    dtype = program.avals[out].dtype
+    if out not in program.dependent:
+        return Interval(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    if not all(continuous(program, eqn) for eqn in program.equations):
+        return Interval(jnp.full(shape, -jnp.inf, dtype), jnp.full(shape, jnp.inf, dtype))
+    if not s.geometry.convex:
+        lo, hi = s.hull()
+        parts = [sets.box(a, b)(c) for a, b, c in zip(*map(jax.tree.leaves, (lo, hi, s.center)), strict=True)]
+        tree = jax.tree.structure(s.center)
+        box = sets.product(*(sets.box(a, b) for a, b in zip(*map(jax.tree.leaves, (lo, hi)), strict=True)))
+        fn = _jacobian(program, s.center)
+        s = parts[0] if len(parts) == 1 else box(tuple(jax.tree.leaves(s.center)))
+        return Interval(*output_bounds(lambda z: fn(tree.unflatten(jax.tree.leaves(z))), s, method=method))
+    return Interval(*output_bounds(_jacobian(program, s.center), s, method=method))
 
-    _, push = jax.linearize(flat, *zeros)
-    matrices = []
-    for k, z in enumerate(zeros):
-        parts = []
-        for at in _chunks(z.size, out.size):
 
-            def one(unit: Any, k: int = k) -> Any:
-                return push(*(unit.reshape(o.shape) if i == k else jnp.zeros_like(o) for i, o in enumerate(zeros)))
+def rise(s: Any, j: Interval) -> Array:
+    """An upper bound of ``<J, z - c>`` over J between the rows ``j`` [n] and z in the set."""
+    leaves, tree = jax.tree.flatten(s.center)
+    cuts = [sum(v.size for v in leaves[: i + 1]) for i in range(len(leaves) - 1)]
+    low, high = ([p.reshape(v.shape) for p, v in zip(jnp.split(e, cuts), leaves, strict=True)] for e in j)
+    if s.geometry.name == "product":
+        starts = [sum(len(jax.tree.leaves(p.center)) for p in s.params[:k]) for k in range(len(s.params))]
+        total = jnp.zeros((), j.lo.dtype)
+        for part, start in zip(s.params, starts, strict=True):
+            some = slice(start, start + len(jax.tree.leaves(part.center)))
+            rows = [jnp.concatenate([jnp.ravel(v) for v in e[some]]) for e in (low, high)]
+            total += rise(part, Interval(*rows))
+        return total
+    hull = [jax.tree.leaves(end) for end in s.hull()]
+    by_box, radius = jnp.zeros((), j.lo.dtype), jnp.zeros((), j.lo.dtype)
+    for a, b, c, lo, hi in zip(low, high, leaves, *hull, strict=True):
+        by_box += jnp.sum(jnp.maximum(jnp.maximum(_times(b, hi - c), _times(a, lo - c)), 0.0))
+        radius += jnp.sum(_times(0.5 * (b - a), jnp.maximum(hi - c, c - lo)))
+    # a box of Jacobians about its middle: exact where the Jacobian is constant
+    middle = support_about_centre(s, tree.unflatten([0.5 * (a + b) for a, b in zip(low, high, strict=True)]))
+    rises = [by_box, middle + radius]
+    if s.geometry.name[:1] == "l" and not s.geometry.name.startswith("l0"):
+        # in a ball that is symmetric in every entry the larger end of each is attained; a clip is made symmetric, outward
+        c = leaves[0]
+        room = jnp.maximum(hull[1][0] - c, c - hull[0][0])
+        clip = (None, None) if s.params[1] is None else (c - room, c + room)
+        ball = sets.Set(c, (s.params[0], *clip), s.geometry)
+        rises.append(support_about_centre(ball, jnp.maximum(jnp.abs(low[0]), jnp.abs(high[0]))))
+    return jnp.min(jnp.where(jnp.isnan(jnp.stack(rises)), jnp.inf, jnp.stack(rises)))
 
-            columns = jax.vmap(one)(jax.nn.one_hot(at, z.size, dtype=z.dtype))
-            parts.append(sparse.csc_array(np.asarray(columns, np.float64)[: z.size - at[0]].T))
-        matrices.append(sparse.hstack(parts, format="csr"))
-    return matrices
+
+def _times(a: Array, d: Array) -> Array:
+    return jnp.where(d == 0, 0.0, a * d)  # of an entry that does not move the derivative may be infinite

@@ -21,12 +21,15 @@ from jrobust.bounds._machine import intersect
 from jrobust.bounds._methods import _MEMORY, check_memory, crown, method_of
 from jrobust.bounds._polyhedra import input_columns
 from jrobust.bounds._problem import check, pose, program_of
-from jrobust.bounds._propagate import Method, forward, one_sided
+from jrobust.bounds._propagate import Method, one_sided
 from jrobust.bounds._tables import Interval
 from jrobust.typing import Array
 
 # how far above what the network attains at the solver's point a bound may lie and still be called exact
 _CLOSE = 1e-4
+
+
+_PASS = Method("lp", True, None, _MEMORY)  # the violations' own backward passes
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["env", "best"], meta_fields=["program"])
@@ -39,19 +42,19 @@ class _Analysis:
     best: Interval
 
 
-@partial(jax.jit, static_argnames=("method", "by"))
-def _analyse(f: Any, s: Any, *, method: Method, by: str) -> _Analysis:
+@partial(jax.jit, static_argnames=("inner", "by"))
+def _analyse(f: Any, s: Any, *, inner: Any, by: str) -> _Analysis:
     program = program_of(f, s.center)
     check(program, by)
     (out,) = program.outputs
     problem = pose(program, s)
-    walked = forward(problem, method)
+    walked = inner.walk(problem)
     env = walked.env
     if out not in program.dependent:
         best = Interval(jnp.asarray(env[out]), jnp.asarray(env[out]))
     else:
-        walked = walked if method.relax else Bounded(env, {}, {})
-        best = intersect(env[out], Interval(env[out].lo, one_sided(problem, method, walked, out, env[out].hi)))
+        walked = walked if getattr(inner, "relax", True) else Bounded(env, {}, {})
+        best = intersect(env[out], Interval(env[out].lo, one_sided(problem, _PASS, walked, out, env[out].hi)))
     return _Analysis(dataclasses.replace(program, constants={}), env, best)
 
 
@@ -63,9 +66,9 @@ def _tried(f: Any, s: Any, points: Any) -> tuple[Any, Array]:
 
 
 def _solve(
-    key: Any, f: Objective, s: Any, *, method: Method, by: str, integers: bool, seconds: float, exact: bool
+    key: Any, f: Objective, s: Any, *, inner: Any, by: str, integers: bool, seconds: float, exact: bool
 ) -> Bound:
-    analysis = _analyse(f, s, method=method, by=by)
+    analysis = _analyse(f, s, inner=inner, by=by)
     model = Model(integers)
     inputs = input_columns(model, s, by)
     encoding = encode(model, analysis.program, analysis.env, inputs)
@@ -174,8 +177,8 @@ def lp(*, intermediates: Oracle | None = None, memory: int = _MEMORY) -> Oracle:
 
     Deviations: intersected with `crown`'s bounds.
     """
-    method = _inner(intermediates, memory, "lp")
-    run = bind(_solve, method=method, by="lp", integers=False, seconds=math.inf, exact=False)
+    inner = _inner(intermediates, memory, "lp")
+    run = bind(_solve, inner=inner, by="lp", integers=False, seconds=math.inf, exact=False)
     return Oracle("upper", run, host=True, name="lp")
 
 
@@ -226,7 +229,7 @@ def milp(
     """
     if time_limit is not None and not (isinstance(time_limit, int | float) and time_limit > 0):
         raise ValueError(f"milp: time_limit is a number of seconds > 0, or None, got {time_limit!r}")
-    method = _inner(intermediates, memory, "milp")
+    inner = _inner(intermediates, memory, "milp")
     seconds = math.inf if time_limit is None else float(time_limit)
-    run = bind(_solve, method=method, by="milp", integers=True, seconds=seconds, exact=exact)
+    run = bind(_solve, inner=inner, by="milp", integers=True, seconds=seconds, exact=exact)
     return Oracle("exact" if exact else "upper", run, host=True, name="milp")

@@ -26,18 +26,22 @@ class Method(NamedTuple):
     Attributes:
       name: for tables and errors.
       relax: whether the backward walk goes through nonlinear equations (CROWN) or stops there (IBP).
-      intermediates: the method whose intervals the relaxations are built on; None: its own, refined as it goes.
+      intermediates: the method (anything that can `walk`) whose intervals the relaxations are built on; None: its own, refined as it goes.
       memory: bytes that the coefficients of one example may take.
       steps, rate, target: of the optimiser of the relaxations' free parameters (alpha-CROWN); 0 steps leaves them as they start.
     """
 
     name: str
     relax: bool
-    intermediates: "Method | None"
+    intermediates: Any
     memory: int
     steps: int = 0
     rate: float = 0.1
     target: float = -math.inf
+
+    def walk(self, problem: Problem) -> Bounded:
+        """Intervals of every value, and relaxations."""
+        return forward(problem, self)
 
 
 def _is_box(s: Any) -> bool:
@@ -55,7 +59,7 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
     program = problem.program
     base = None
     if given is None and method.intermediates is not None:
-        base = forward(problem, method.intermediates)
+        base = method.intermediates.walk(problem)
     hull = [whole(Interval(*both)) for both in zip(*map(jax.tree.leaves, problem.s.hull()), strict=True)]
     env: Env = dict(program.constants) | dict(zip(program.inputs, hull, strict=True))
     so_far = Bounded(env, {}, {})
@@ -179,7 +183,7 @@ def upper_bounds(fn: Callable[[Any], Any], s: Any, method: Method) -> Array:
     """Elementwise upper bounds of the array ``fn(z)`` over the set: the interval, and the backward pass where it can be tighter."""
     problem = posed(fn, s, method)
     (out,) = problem.program.outputs
-    by = forward(problem, method.intermediates if method.intermediates is not None else method)
+    by = (method if method.intermediates is None else method.intermediates).walk(problem)
     if out not in problem.program.dependent:
         return jnp.asarray(by.env[out])
     best = by.env[out]
