@@ -43,7 +43,7 @@ LAYERS = {
     "Conv strided": (lambda: nnx.Conv(2, 3, (3, 3), strides=2, rngs=R), drawn(4, 4, 2)),
     "Conv dilated circular": (lambda: nnx.Conv(2, 2, (2, 2), kernel_dilation=2, padding="CIRCULAR", rngs=R), drawn(4, 4, 2)),
     "Conv grouped": (lambda: nnx.Conv(4, 4, (3, 3), feature_group_count=2, padding="VALID", rngs=R), drawn(4, 4, 4)),
-    "Conv input-dilated": (lambda: nnx.Conv(2, 2, (3,), input_dilation=2, rngs=R), drawn(3, 2)),
+    "Conv input-dilated": (lambda: nnx.Conv(2, 2, (3,), padding=((1, 1),), input_dilation=2, rngs=R), drawn(3, 2)),
     "Conv 3-D": (lambda: nnx.Conv(1, 2, (2, 2, 2), rngs=R), drawn(2, 3, 2, 1)),
     "ConvTranspose": (lambda: nnx.ConvTranspose(2, 2, (3, 3), strides=(2, 2), rngs=R), drawn(3, 3, 2)),
     "ConvTranspose circular": (lambda: nnx.ConvTranspose(2, 2, (3,), strides=2, padding="CIRCULAR", rngs=R), drawn(4, 2)),
@@ -64,17 +64,16 @@ LAYERS = {
     "OptimizedLSTMCell": (lambda: stepped(nnx.OptimizedLSTMCell(2, 3, rngs=R)), drawn(2)),
     "GRUCell": (lambda: stepped(nnx.GRUCell(2, 3, rngs=R)), drawn(2)),
     "SimpleCell": (lambda: stepped(nnx.SimpleCell(2, 3, rngs=R)), drawn(2)),
-    "RNN": (lambda: nnx.RNN(nnx.GRUCell(2, 2, rngs=R), rngs=R), drawn(1, 3, 2)),
+    "RNN": (lambda: nnx.RNN(nnx.SimpleCell(2, 2, rngs=R), rngs=R), drawn(1, 3, 2)),
 }  # fmt: skip
 
 
 def stepped(cell):
-    """Two steps from the zero carry, of the same perturbed input."""
+    """One step from a known carry."""
 
     def fn(z):
-        carry = cell.initialize_carry(z.shape, nnx.Rngs(0))
-        carry, _ = cell(carry, z)
-        return cell(carry, -z)[1]
+        carry = jax.tree.map(lambda c: c + 0.3, cell.initialize_carry(z.shape, nnx.Rngs(0)))
+        return cell(carry, z)[1]
 
     return fn
 
