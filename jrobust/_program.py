@@ -244,7 +244,7 @@ def _is_canonical(eqn: JaxprEqn, body: Any, keep: Mapping[str, Any]) -> bool:
     """Whether a call is the canonical function that its name claims, by name and body."""
     canonical = keep.get(eqn.params.get("name", ""))
     # a call is bound at its own shapes alone
-    if canonical is None or eqn.outvars[0].aval.shape != eqn.invars[0].aval.shape:
+    if canonical is None or _aval(eqn.outvars[0]).shape != _aval(eqn.invars[0]).shape:
         return False
     try:
         fresh = trace(canonical, *(_aval(v) for v in eqn.invars))
