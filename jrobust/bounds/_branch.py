@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,6 @@ from jrobust.bounds._methods import alpha_crown, crown, method_of
 from jrobust.bounds._problem import program_of
 from jrobust.typing import Array
 
-Over = Literal["auto", "input", "neurons"]
-Order = Literal["best", "depth"]
 _FEW_INPUTS, _TRIES = 20, 4
 _KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "input": (input_root, piece),
@@ -61,7 +59,7 @@ class _Pool:
             mine[slots] = new
         self.bound |= dict(zip(slots, bounds.tolist(), strict=True))
 
-    def pop(self, n: int, order: Order) -> Any:
+    def pop(self, n: int, order: str) -> Any:
         slots = list(self.bound)
         if order == "best":
             values = np.fromiter(self.bound.values(), float, len(slots))
@@ -84,13 +82,15 @@ class Search(NamedTuple):
       lower: the worst violation met; ``witness`` is its point.
       elements: upper bounds [m] of the violations; ``upper`` is the largest.
       nodes: domains bounded so far.
-      open: the domains that are neither proven nor cut (pass the search on to `branch` to go on).
+      closed: upper bounds [m] of the domains that are done with (-inf: none).
+      open: the other domains (pass the search on to `branch` to go on).
     """
 
     lower: float
     witness: Any
     elements: np.ndarray
     nodes: int
+    closed: np.ndarray
     open: Any
 
     @property
@@ -141,21 +141,22 @@ def branch(
     s: Any,
     *,
     method: Oracle | None = None,
-    over: Over = "auto",
-    order: Order = "best",
+    over: str = "auto",
+    order: str = "best",
     batch: int | None = None,
     tried: int = 3,
-    target: float | None = 0.0,
-    tolerance: float = 1e-4,
-    nodes: float = math.inf,
-    seconds: float = math.inf,
+    target: int | float | None = 0.0,
+    tolerance: int | float = 1e-4,
+    nodes: int | float = math.inf,
+    seconds: int | float = math.inf,
     resume: Search | None = None,
 ) -> Search:
     """Branch and bound on one example: cut the domain in two where a relaxation costs most, bound both parts, go on with what is open.
 
     Args:
       f, s: the objective and the set.
-      method: what bounds a domain: over the input any upper oracle, `crown` by default; over neurons a method whose walks go backward, ``alpha_crown(steps=10, target=0)`` by default.
+      method: what bounds a domain: over the input any upper oracle, by default `crown`; over neurons a method whose walks go backward, by
+        default ``alpha_crown(steps=10, target=0)``.
       over: "input" cuts the set's box (sets that are boxes), "neurons" the inputs of nonlinear operations, at their kink or in the
         middle, as Lagrangian constraints (beta-CROWN); "auto": the input where it is a box of at most 20 numbers.
       order: "best" takes the largest upper bounds first, "depth" the newest domains (less memory).
@@ -189,6 +190,8 @@ def branch(
       is defined for every nonlinear operation; intermediate bounds of a domain are the root's, cut, and interval arithmetic's.
     """
     check_problem(f, s)
+    if order not in ("best", "depth"):
+        raise ValueError(f"branch: order is best or depth, got {order!r}")
     started = time.monotonic()
     kind, oracle = _plan(s, over, method)
     root, elements, domain = _root(oracle, f, s, over=kind)
@@ -196,14 +199,10 @@ def branch(
     closed = np.full(elements.shape, -np.inf, elements.dtype)
     lower, witness, counted = -math.inf, s.center, 0
     pool, stuck = _Pool(), []
-    if resume is not None:
-        lower, witness, counted = resume.lower, resume.witness, resume.nodes
-        closed = np.minimum(resume.elements, np.asarray(elements))
-        ends = [resume.open] if resume.open is not None else []
-        closed = np.full_like(closed, -np.inf) if ends else closed
-        for part in ends:
-            pool.push(part, part.elements.max(1))
-        fresh = None
+    if resume is not None and resume.nodes > 0:
+        lower, witness, counted, closed, fresh = resume.lower, resume.witness, resume.nodes, resume.closed, None
+        if resume.open is not None:
+            pool.push(resume.open, resume.open.elements.max(1))
     else:
         fresh = jax.tree.map(np.asarray, domain), np.zeros(len(domain.row), int)
         proven = np.asarray(elements) < (-math.inf if target is None else target)
@@ -244,14 +243,15 @@ def branch(
             pool.push(jax.tree.map(lambda a, keep=keep: a[keep], waiting), upper[keep])
     left = [part for part in (*stuck, pool.everything()) if part is not None]
     if fresh is not None:
-        return Search(lower, witness, ceiling, counted, None)
+        return Search(lower, jax.tree.map(jnp.asarray, witness), ceiling, counted, closed, None)
     remaining = jax.tree.map(lambda *a: np.concatenate(a), *left) if left else None
-    if remaining is not None:
-        closed = np.maximum(closed, remaining.elements.max(0))
-    return Search(lower, witness, np.minimum(closed, ceiling), counted, remaining)
+    elements = closed if remaining is None else np.maximum(closed, remaining.elements.max(0))
+    return Search(lower, jax.tree.map(jnp.asarray, witness), np.minimum(elements, ceiling), counted, closed, remaining)
 
 
 def _plan(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
+    if over not in ("auto", *_KINDS):
+        raise ValueError(f"branch: over is one of auto, input, neurons, got {over!r}")
     leaves = jax.tree.leaves(s.center)
     is_box = len(leaves) == 1 and s.geometry.name in ("linf", "box")
     if over == "auto":
@@ -260,8 +260,6 @@ def _plan(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
         raise ValueError(
             f"branch: over='input' cuts a box of one array, got a set of kind {s.geometry.name!r}; use over='neurons'"
         )
-    if over not in _KINDS:
-        raise ValueError(f"branch: over is one of auto, input, neurons, got {over!r}")
     if method is None:
         method = crown() if over == "input" else alpha_crown(steps=10, target=0.0)
     require(("upper",), method, by="branch(method=)")

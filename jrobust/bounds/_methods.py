@@ -112,8 +112,8 @@ def crown(*, intermediates: Oracle | None = None, memory: int = _MEMORY) -> Orac
 def alpha_crown(
     *,
     steps: int = 20,
-    rate: float = 0.1,
-    target: float = -math.inf,
+    rate: int | float = 0.1,
+    target: int | float = -math.inf,
     intermediates: Oracle | None = None,
     memory: int = _MEMORY,
 ) -> Oracle:

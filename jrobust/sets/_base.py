@@ -194,6 +194,16 @@ def check_clip(clip: Any, name: str) -> tuple[Any, Any]:
     return lo, hi
 
 
+def check_finite_clip(clip: Any, name: str) -> tuple[Any, Any]:
+    """``(lo, hi)`` of a clip that both ends must have."""
+    lo, hi = check_clip(clip, name)
+    if lo is None or hi is None or (not is_traced(lo, hi) and not np.all(np.isfinite(np.asarray(hi) - np.asarray(lo)))):
+        raise ValueError(
+            f"{name}: clip must be finite, such as (0, 1): nothing else bounds an entry that moves; got {clip!r}"
+        )
+    return lo, hi
+
+
 def clamp(z: Any, lo: Any, hi: Any) -> Any:
     """``z`` moved into [lo, hi]; either end may be None."""
     return z if lo is None and hi is None else jnp.clip(z, lo, hi)

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jrobust._tree import bind, is_traced
-from jrobust.sets._base import Geometry, Set, Threat, check_clip, check_eps
+from jrobust._tree import bind
+from jrobust.sets._base import Geometry, Set, Threat, check_eps, check_finite_clip
 from jrobust.typing import Array
 
 
@@ -189,9 +188,4 @@ def l0(eps: Any, *, clip: tuple[Any, Any] | None, pixels: bool = False) -> Threa
       Croce & Hein, Sparse and imperceivable adversarial attacks, ICCV 2019 (the projection and the step of PGD-L0).
     """
     name = PIXELS if pixels else "l0"
-    lo, hi = check_clip(clip, name)
-    if lo is None or hi is None or (not is_traced(lo, hi) and not np.all(np.isfinite(np.asarray(hi) - np.asarray(lo)))):
-        raise ValueError(
-            f"{name}: clip must be finite, such as (0, 1): nothing else bounds an entry that moves; got {clip!r}"
-        )
-    return Threat(check_eps(eps, name), (lo, hi), bind(_build, name=name), name)
+    return Threat(check_eps(eps, name), check_finite_clip(clip, name), bind(_build, name=name), name)

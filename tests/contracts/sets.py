@@ -29,6 +29,8 @@ SETS = {
     "l0 at the edge": (sets.l0(2.9, clip=(0.0, 1.0)), _EDGE),
     "l0 pixels, one clip an entry": (sets.l0(1, clip=(_X - 0.1, _X + 0.2), pixels=True), _X),
     "l0 eps=0": (sets.l0(0, clip=(0.0, 1.0)), _X),
+    "patch": (sets.patch((2, 2), clip=(0.0, 1.0)), _X),
+    "patch of an image, eps": (sets.patch((2, 1), clip=(0.0, 1.0), eps=0.3), jnp.linspace(0, 1, 24).reshape(3, 4, 2)),
     "l0 in a product": (sets.product(sets.l2(0.4), sets.l0(1, clip=(0, 1))), (_EDGE, _X)),
 }
 

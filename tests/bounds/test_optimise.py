@@ -1,0 +1,122 @@
+"""Free parameters of relaxations: any are sound, and the optimiser's are better than the first ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrobust as jr
+from jrobust.bounds._backward import Bounded, pair
+from jrobust.bounds._methods import method_of
+from jrobust.bounds._propagate import one_sided, posed
+from tests.bounds.test_rules import BOXES, RULES
+
+IBP, CROWN_IBP = (method_of(m, "") for m in (jr.bounds.ibp(), jr.bounds.crown_ibp()))
+ROWS = [
+    "steep leaky",
+    "clamp",
+    "minimum of two",
+    "reduce max min",
+    "products",
+    "quotients",
+    "gelu silu",
+    "elu of any slope",
+]
+ROWS += ["waves", "softmax and its like", "attention", "quotient of two", "padded max pool", "known powers"]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_any_parameters_are_sound(name):
+    shape, fn = RULES[name]
+
+    @jax.jit
+    @jax.vmap
+    def excess(key, lo, hi):
+        s = jr.sets.box(lo, hi)(0.5 * (lo + hi))
+        problem = posed(lambda z: jnp.concatenate([fn(z).ravel(), -fn(z).ravel()]), s, CROWN_IBP)
+        by = IBP.walk(problem)
+        assert by.theta, "nothing to choose"
+        leaves, tree = jax.tree.flatten(by.theta)
+        k_theta, k_z = jax.random.split(key)
+        keys = jax.random.split(k_theta, len(leaves))
+        theta = tree.unflatten([jax.random.uniform(k, t.shape) for k, t in zip(keys, leaves, strict=True)])
+        pairs = {k: pair(problem, by.env, k, t) for k, t in theta.items()}
+        (out,) = problem.program.outputs
+        above = one_sided(problem, CROWN_IBP, Bounded(by.env, theta, pairs), out, by.env[out].hi)
+        above = jnp.where(jnp.isnan(above), jnp.inf, above)
+        z = lo + (hi - lo) * jax.random.uniform(k_z, (300, *shape))
+        v = jax.vmap(fn)(jnp.concatenate([z, lo[None], hi[None]])).reshape(302, -1)
+        v = jnp.max(jnp.concatenate([v, -v], axis=1), axis=0)
+        return jnp.max(v - above - 1e-5 * (1 + jnp.abs(v)))
+
+    centre = jax.random.normal(jax.random.key(1), shape)
+    usual = [BOXES[b](centre) for b in ("ordinary", "from zero", "symmetric")]
+    lo, hi = (jnp.stack(e * 4) for e in map(list, zip(*usual, strict=True)))
+    assert float(excess(jax.random.split(jax.random.key(0), 12), lo, hi).max()) <= 0
+
+
+def net(w, z):
+    h = jax.nn.relu(z @ w[0])
+    return jnp.tanh(h @ w[1]) @ w[2]
+
+
+def weights(key, sizes=(4, 12, 12, 3)):
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [jax.random.normal(k, (a, b)) / a**0.5 for k, a, b in zip(keys, sizes, sizes[1:], strict=False)]
+
+
+@pytest.mark.parametrize("threat", [jr.sets.linf(0.4), jr.sets.l2(0.7)], ids=["linf", "l2"])
+def test_never_above_crown_and_mostly_below(threat):
+    @jax.jit
+    @jax.vmap
+    def both(key):
+        w, s = weights(key), threat(jax.random.normal(key, (4,)))
+        f = jr.objectives.objective(lambda z: net(w, z))
+        crown, alpha = (m.solve(key, f, s).info["elements"] for m in (jr.bounds.crown(), jr.bounds.alpha_crown()))
+        sampled = jax.vmap(lambda k: f(s.sample(k)))(jax.random.split(key, 500)).max(0)
+        return crown, alpha, sampled
+
+    crown, alpha, sampled = both(jax.random.split(jax.random.key(0), 8))
+    assert float((alpha - crown).max()) <= 1e-5
+    assert float(jnp.mean(crown - alpha)) > 0.05 * float(jnp.mean(crown - sampled))
+    assert float((alpha - sampled).min()) >= -1e-5
+
+
+def test_a_target_stops_early_and_gradients_pass():
+    s, key = jr.sets.linf(0.3)(jnp.array([0.4, -0.2, 0.1, 0.3])), jax.random.key(3)
+    w = weights(key)
+
+    def solve(w, **kw):
+        return jr.bounds.alpha_crown(steps=30, **kw).solve(key, jr.objectives.objective(lambda z: net(w, z)), s)
+
+    free = jax.jit(solve)(w).info["elements"]
+    first = jr.bounds.crown().solve(key, jr.objectives.objective(lambda z: net(w, z)), s).info["elements"]
+    np.testing.assert_allclose(solve(w, target=1e9).info["elements"], first, atol=1e-6)
+    assert float((first - free).max()) > 1e-3
+    slope, e = jax.grad(lambda w: jnp.sum(solve(w).info["elements"]))(w), 1e-3
+    moved = [w[0], w[1], w[2] + e * jnp.ones_like(w[2])]
+    change = jnp.sum(jax.jit(solve)(moved).info["elements"]) - jnp.sum(free)
+    np.testing.assert_allclose(change, e * jnp.sum(slope[2]), rtol=0.2, atol=1e-5)
+
+
+def test_bad_words():
+    with pytest.raises(ValueError, match="steps"):
+        jr.bounds.alpha_crown(steps=0)
+    with pytest.raises(TypeError, match="intermediates"):
+        jr.bounds.alpha_crown(intermediates=jr.attacks.fgsm())
+
+
+def test_weights_are_one_more_input():
+    """A net over a product of sets: its example, its first weights in an L2 ball, its second ones in a box."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    point = jnp.ones(4), jax.random.normal(keys[0], (4, 3)), jax.random.normal(keys[1], (3, 2))
+    s = jr.sets.product(jr.sets.linf(0.05), jr.sets.l2(0.1), jr.sets.linf(0.02))(point)
+    f = jr.objectives.objective(lambda p: jax.nn.relu(p[0] @ p[1]) @ p[2])
+    sampled = jax.vmap(lambda k: f(s.sample(k)))(jax.random.split(keys[2], 2000)).max(0)
+    ibp, crown, alpha = (
+        m.solve(None, f, s).info["elements"] for m in (jr.bounds.ibp(), jr.bounds.crown(), jr.bounds.alpha_crown())
+    )
+    assert np.all(sampled <= alpha)
+    assert np.all(alpha <= crown + 1e-6)
+    assert np.all(crown <= ibp + 1e-6)
+    assert float((alpha - sampled).max()) < 0.5 * float(jnp.max(sampled - f(point)))
