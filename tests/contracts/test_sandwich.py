@@ -100,6 +100,6 @@ def test_two_hundred_nets(shape, norm):
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("norm", THREATS)
-@pytest.mark.parametrize("shape", [shape for shape in NETS if shape != "attention"])
+@pytest.mark.parametrize("shape", NETS)
 def test_other_methods(shape, norm):
     check(shape, norm, 10, 1, MORE)
