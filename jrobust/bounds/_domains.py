@@ -16,7 +16,7 @@ from jrobust.bounds._backward import Bounded, Form, pair, upper
 from jrobust.bounds._methods import method_of
 from jrobust.bounds._optimise import optimised
 from jrobust.bounds._problem import Problem, mask_of
-from jrobust.bounds._propagate import Method, forward, posed, row, unsettled
+from jrobust.bounds._propagate import Method, forward, output, posed, row, unsettled, walked
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.sets import box
 from jrobust.typing import Array
@@ -72,8 +72,9 @@ def neuron_root(oracle: Oracle, f: Any, s: Any) -> tuple[dict[int, Interval], Ar
     """The intervals that all domains share, the specifications' bounds [m], and one domain a specification [m, ...]."""
     method: Method = method_of(oracle, "branch(method=)")
     problem = posed(f, s, method)
-    by = (method.intermediates or method).walk(problem)
-    elements = oracle.solve(None, f, s).info["elements"]
+    by = walked(problem, method)
+    elements = jnp.atleast_1d(output(problem, method, by))
+    elements = jnp.where(jnp.isnan(elements), jnp.inf, elements)
     size = sum(math.prod(problem.program.avals[i].shape) for i in _splittable(problem))
     dtype, m = elements.dtype, elements.shape[0]
     none = jnp.full((m, size), -jnp.inf, dtype), jnp.full((m, size), jnp.inf, dtype)

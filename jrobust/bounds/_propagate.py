@@ -182,13 +182,22 @@ def posed(fn: Callable[[Any], Any], s: Any, method: Method) -> Problem:
 def upper_bounds(fn: Callable[[Any], Any], s: Any, method: Method) -> Array:
     """Elementwise upper bounds of the array ``fn(z)`` over the set: the interval, and the backward pass where it can be tighter."""
     problem = posed(fn, s, method)
+    return output(problem, method, walked(problem, method))
+
+
+def walked(problem: Problem, method: Method) -> Bounded:
+    """The walk that a method's relaxations are built on."""
+    return (method if method.intermediates is None else method.intermediates).walk(problem)
+
+
+def output(problem: Problem, method: Method, by: Bounded) -> Array:
+    """Upper bounds of the program's output after a walk."""
     (out,) = problem.program.outputs
-    by = (method if method.intermediates is None else method.intermediates).walk(problem)
     if out not in problem.program.dependent:
         return jnp.asarray(by.env[out])
     best = by.env[out]
     # an affine chain alone needs no relaxation
-    if problem.levels[out] > 1 or (out in problem.pure and not _is_box(s)):
+    if problem.levels[out] > 1 or (out in problem.pure and not _is_box(problem.s)):
         best = intersect(best, Interval(best.lo, one_sided(problem, method, Bounded(by.env, {}, {}), out, best.hi)))
     if method.relax and out not in problem.pure:
         best = intersect(best, Interval(best.lo, one_sided(problem, method, by, out, best.hi)))

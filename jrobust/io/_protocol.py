@@ -24,6 +24,7 @@ from jrobust.io._vnnlib import load_vnnlib
 
 Search = Callable[[Any, Any, Any, float], tuple[str, Any]]
 _CASES = 64  # bounded at once
+_FEW = 20  # inputs: `bounds.branch` cuts those
 _RUNS = 4096  # attacks at once
 _ENTRIES = 2**16  # of inputs that the restarts of one case hold
 
@@ -225,8 +226,11 @@ def _stages_of(run: _Run, key: Any, search: Search | None) -> Iterator[tuple[str
     yield "attack", lambda: run.attack(quick, next(keys), restarts)
     if len(run.open) > _CASES:  # of a few boxes the compilation costs more than it saves: CROWN-IBP is never above it
         yield "ibp", lambda: run.bound(bounds.ibp())
-    yield "crown-ibp", lambda: run.bound(bounds.crown_ibp())
-    yield "crown", lambda: run.bound(bounds.crown())
+    ladder = search is not None or len(run.open) > 1  # `bounds.branch` begins with these by itself
+    if ladder or n > _FEW:
+        yield "crown-ibp", lambda: run.bound(bounds.crown_ibp())
+    if ladder:
+        yield "crown", lambda: run.bound(bounds.crown())
     yield "search", lambda: run.search(search or _branched, next(keys))
     for oracle in itertools.cycle(
         (attacks.apgd(steps=100), attacks.pgd(steps=100))

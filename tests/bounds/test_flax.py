@@ -8,6 +8,7 @@ from flax import nnx
 
 import jrobust as jr
 from jrobust.nnx import functional
+from tests.thin import thinned
 
 METHOD = jr.bounds.crown()  # its bounds are intersected with those of ibp
 
@@ -89,7 +90,7 @@ def masked(attention):
     return lambda z: attention(z, mask=jnp.tril(jnp.ones((1, 3, 3))))
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", thinned(LAYERS, 4))
 def test_layer(name):
     make, centre = LAYERS[name]
     check(make(), centre)
@@ -133,7 +134,7 @@ def test_every_activation_has_a_row():
     assert public - set(ACTIVATIONS) - NOT_ACTIVATIONS == set()
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", thinned(ACTIVATIONS, 6))
 def test_activation(name):
     fn, centre = ACTIVATIONS[name]
     check(lambda z: jnp.atleast_1d(fn(z)), centre, 0.4 if name != "standardize" else 0.05)

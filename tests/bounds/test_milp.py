@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import linprog
 
 import jrobust as jr
+from tests.thin import thinned
 
 KEY = jax.random.key(0)
 X = jnp.array([0.3, -0.2])
@@ -104,7 +105,7 @@ def crown(f, s):
     return np.asarray(jax.jit(jr.bounds.crown().solve)(KEY, f, s).info["elements"])
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", thinned(NETS, 3))
 def test_milp_is_the_maximum_and_lp_lies_between(name):
     net, threat = NETS[name], SETS["linf"]
     f = jr.objectives.objective(net)
@@ -123,7 +124,7 @@ def test_milp_is_the_maximum_and_lp_lies_between(name):
         assert np.all(relaxed <= crown(f, s) + 1e-4)
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", thinned(SETS, 2))
 def test_sets(name):
     f = jr.objectives.objective(NETS["relu"])
     s, top = SETS[name](X), highest(f, SETS[name])
