@@ -132,11 +132,11 @@ def _windows(eqn: Equation, x: Interval, sign: int) -> Callable[[Array], Array]:
     size, stride, dilation = p["window_dimensions"], p["window_strides"], p["window_dilation"]
     # padding never wins over a true entry, none of which lies below the least lower bound (so it carries no gradient; JAX 0.10
     # cannot transpose a pad in its padding value alone); a window of padding alone is infinite, and `within` ignores this
-    fill = lax.stop_gradient(jnp.min(sign * x.lo if sign > 0 else sign * x.hi))
+    fill = jnp.min(sign * x.lo if sign > 0 else sign * x.hi)
     padding = [(lo, hi, base - 1) for (lo, hi), base in zip(p["padding"], p["base_dilation"], strict=True)]
 
     def stack(z: Array) -> Array:
-        z = lax.pad(z, fill.astype(z.dtype), padding)
+        z = lax.pad(z, lax.stop_gradient(fill).astype(z.dtype), padding)
         corners = [[]]
         for n in size:
             corners = [[*c, i] for c in corners for i in range(n)]

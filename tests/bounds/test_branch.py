@@ -33,7 +33,7 @@ def grid_largest(fn, s, n=401):
 
 
 @pytest.mark.parametrize("over", ["input", "neurons"])
-@pytest.mark.parametrize("net", [relu_net, smooth_net])
+@pytest.mark.parametrize("net", [relu_net, pytest.param(smooth_net, marks=pytest.mark.sweep)])
 def test_closes_on_a_grid(net, over):
     fn, s = problem(net, 1, (2, 6, 6, 2) if net is relu_net else (2, 4, 2))
     best = grid_largest(fn, s)

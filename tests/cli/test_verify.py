@@ -71,7 +71,7 @@ def test_unsat_and_gzip(here, capsys):
     Path("s.vnnlib.gz").write_bytes(gzip.compress(Path("s.vnnlib").read_bytes()))
     assert main(["verify", "net.onnx.gz", "s.vnnlib.gz", "--quiet", "--results", "r.txt", "--timeout", "60"]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith("unsat by crown-ibp in ")
+    assert said.out.startswith("unsat by search in ")
     assert said.err == ""
     assert Path("r.txt").read_text() == "unsat\n"
 

@@ -84,14 +84,14 @@ def test_points_between_two_floats():
 
 
 def test_nan_is_neither_verified_nor_a_counterexample():
-    out = verify_files(Net(np.nan), above(0.9), search=lambda *_: ("unknown", None))
-    assert (out.verdict, out.x) == ("unknown", None)
+    out = verify_files(Net(np.nan), above(0.9), timeout=5.0)
+    assert (out.verdict, out.x) == ("timeout", None)
 
 
 def test_a_witness_must_reexecute(monkeypatch):
     monkeypatch.setattr(protocol, "replayer", lambda *_: lambda x: [("another", np.zeros(2))])
-    out = verify_files(Net(), above(0.9), search=lambda *_: ("unsat", None))
-    assert (out.verdict, out.x) == ("unknown", None)  # and no proof is believed against what was seen
+    out = verify_files(Net(), above(0.9), search=lambda *_: ("unsat", None), timeout=5.0)
+    assert (out.verdict, out.x) == ("timeout", None)  # and no proof is believed against what was seen
 
 
 def test_search_is_asked_with_set_and_deadline(monkeypatch):
@@ -114,8 +114,9 @@ def test_search_is_asked_with_set_and_deadline(monkeypatch):
 
 def test_the_time_is_kept(monkeypatch):
     monkeypatch.setattr(protocol._Run, "bound", lambda *_: None)  # nothing is proven, and there is no counterexample
-    verify_files(Net(), above(1.5), timeout=3.0)  # compile
-    out = verify_files(Net(), above(1.5), timeout=1.0)
+    unknown = {"search": lambda *_: ("unknown", None)}
+    verify_files(Net(), above(1.5), timeout=3.0, **unknown)  # compile
+    out = verify_files(Net(), above(1.5), timeout=1.0, **unknown)
     assert out.verdict == "timeout"
     assert {r["stage"] for r in out.stages} > {"strong attack"}
     assert 0.9 < out.seconds < 3.0
