@@ -80,9 +80,10 @@ def map_where(f: Callable[[Any], Any], active: Any, default: PyTree, *, batch_si
     """
     # custom derivatives may not close over tracers: every array that f does is an argument
     closed, shapes = jax.make_jaxpr(f, return_shape=True)(jnp.zeros((), jnp.int32))
-    is_float = [bool(jnp.issubdtype(jnp.result_type(c), jnp.floating)) for c in closed.consts]
-    floats = tuple(c for c, d in zip(closed.consts, is_float, strict=True) if d)
-    others = tuple(c for c, d in zip(closed.consts, is_float, strict=True) if not d)
+    held = [jnp.copy(c) for c in closed.consts]  # a custom derivative takes no NumPy array, not even inside vmap's tracers
+    is_float = [bool(jnp.issubdtype(c.dtype, jnp.floating)) for c in held]
+    floats = tuple(c for c, d in zip(held, is_float, strict=True) if d)
+    others = tuple(c for c, d in zip(held, is_float, strict=True) if not d)
 
     def value(i: Any, floats: Any, others: Any) -> Any:
         queues = {True: iter(floats), False: iter(others)}

@@ -362,3 +362,30 @@ def test_weights_stay_arguments(net):
     step(jax.tree.map(lambda a: 2 * a, p), x)
     assert step._cache_size() == 1
     assert jax.make_jaxpr(partial(attack, _loops))(p, x).consts == []
+
+
+@pytest.mark.parametrize("host", [False, True], ids=["device", "numpy"])
+def test_map_where_is_a_selection(host):
+    """Values and gradients, alone, vmapped over shared and own arguments, twice."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    w, x, d = jax.random.normal(keys[0], (5, 7)), jax.random.normal(keys[1], (4, 5)), jnp.arange(28.0).reshape(4, 7)
+    active = jax.random.bernoulli(keys[2], 0.4, (4, 7)).at[1].set(False).at[2].set(True)
+    held, x = (np.asarray(w), np.asarray(x)) if host else (w, x)
+
+    def ours(w, x, active, d):
+        h = jnp.tanh(x @ w)
+        return _loops.map_where(lambda i: h[i] ** 2 + jnp.sum(((held * w)[:, i]) * x), active, d, batch_size=2)
+
+    def theirs(w, x, active, d):
+        return jnp.where(active, jnp.tanh(x @ w) ** 2 + jnp.sum(held * w * x[:, None], 0), d)
+
+    def over(fn):
+        return jax.vmap(jax.vmap(fn, (None, 0, 0, 0)), (0, None, None, None))
+
+    def loss(fn):
+        return lambda w, x, d: jnp.sum(jnp.sin(over(fn)(jnp.stack([w, 2 * w]), x, active, d)))
+
+    np.testing.assert_allclose(ours(w, x[0], active[0], d[0]), theirs(w, x[0], active[0], d[0]), atol=1e-5)
+    np.testing.assert_allclose(*(jax.jit(loss(fn))(w, x, d) for fn in (ours, theirs)), rtol=1e-5)
+    for a, b in zip(*(jax.grad(loss(fn), (0, 1, 2))(w, x, d) for fn in (ours, theirs)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
