@@ -80,7 +80,9 @@ def map_where(f: Callable[[Any], Any], active: Any, default: PyTree, *, batch_si
     """
     # custom derivatives may not close over tracers: every array that f does is an argument
     closed, shapes = jax.make_jaxpr(f, return_shape=True)(jnp.zeros((), jnp.int32))
-    held = [jnp.copy(c) for c in closed.consts]  # a custom derivative takes no NumPy array, not even inside vmap's tracers
+    held = [
+        jnp.copy(c) for c in closed.consts
+    ]  # a custom derivative takes no NumPy array, not even inside vmap's tracers
     is_float = [bool(jnp.issubdtype(c.dtype, jnp.floating)) for c in held]
     floats = tuple(c for c, d in zip(held, is_float, strict=True) if d)
     others = tuple(c for c, d in zip(held, is_float, strict=True) if not d)
