@@ -161,14 +161,18 @@ def one_sided(problem: Problem, method: Method, by: Bounded, i: int, default: Ar
 
 
 def two_sided(problem: Problem, method: Method, by: Bounded, i: int, default: Interval) -> Interval:
-    """Both bounds of the unsettled entries of value ``i`` by backward passes, which part where the first nonlinear equation is met."""
+    """Both bounds of value ``i`` by backward passes, which part where the first nonlinear equation is met.
+
+    Of a settled entry the interval stays as it is, unless it lies on the first affine chain: interval arithmetic goes on from there.
+    """
 
     def both(form: Form) -> Interval:
         signs = jnp.array([-1.0, 1.0], form.offset.dtype)
         below, above = jax.vmap(lambda sign: _bound(problem, method, by, scaled(form, sign)))(signs)
         return Interval(-below, above)
 
-    open_ = unsettled(problem, by.env | {i: default}, i)
+    first = i in problem.pure
+    open_ = jnp.ones(default.lo.shape, bool) if first else unsettled(problem, by.env | {i: default}, i)
     return _rows(problem, by.env, i, method.memory, both, open_, default)
 
 
