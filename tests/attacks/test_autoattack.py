@@ -4,8 +4,6 @@ The golden outcomes and weights lie in ``shared/`` beside a checkout on the proj
 there is nothing to compare with and the golden test has no cases.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +11,8 @@ import pytest
 from jax import lax
 
 import jrobust as jr
+from tests.shared import SHARED
 
-SHARED = Path(__file__).parents[3] / "shared"
 SETS = {"Linf": jr.sets.linf, "L2": jr.sets.l2, "L1": jr.sets.l1}
 CASES = [path.stem for path in sorted((SHARED / "fixtures" / "attacks").glob("*_L*.npz"))]
 

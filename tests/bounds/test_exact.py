@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 
 import jrobust as jr
+from tests.bounds.problems import SETS
 
 METHODS = [jr.bounds.ibp(), jr.bounds.crown_ibp(), jr.bounds.crown()]
-SETS = {
-    "linf": jr.sets.linf(0.1),
-    "linf clipped": jr.sets.linf(0.4, clip=(0, 1)),
-    "l2": jr.sets.l2(0.3),
-    "l2 clipped": jr.sets.l2(0.8, clip=(0, 1)),
-    "l1": jr.sets.l1(0.5),
-    "box": jr.sets.box(-0.5, 0.7),
-}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)

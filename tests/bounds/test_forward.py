@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jrobust as jr
-from tests.bounds.test_rules import BOXES, RULES
+from tests.bounds.problems import SETS, along, mlp, weights
+from tests.bounds.test_rules import RULES, check_rule
 from tests.thin import thinned
 
 METHODS = {"forward-crown": jr.bounds.forward_crown(), "zonotope": jr.bounds.zonotope()}
@@ -14,50 +15,9 @@ METHODS = {"forward-crown": jr.bounds.forward_crown(), "zonotope": jr.bounds.zon
 
 @pytest.mark.parametrize("name", thinned(RULES, 8, ["relu", "products"]))
 def test_rule(name):
-    shape, fn = RULES[name]
-
-    @jax.jit
-    def excess(key, lo, hi):
-        s = jr.sets.box(lo, hi)(0.5 * (lo + hi))
-        bounds = {name: jr.bounds.output_bounds(fn, s, method=method) for name, method in METHODS.items()}
-        loose = jr.bounds.output_bounds(fn, s, method=jr.bounds.ibp())
-        k_u, k_v = jax.random.split(key)
-        inner = lo + (hi - lo) * jax.random.uniform(k_u, (300, *shape))
-        ends = jnp.where(jax.random.bernoulli(k_v, 0.5, (200, *shape)), lo, hi)
-        out = jax.vmap(fn)(jnp.concatenate([inner, ends, lo[None], hi[None]]))
-        # NaN is on neither side of any bound
-        top, bottom = (jnp.max(jnp.where(jnp.isnan(v), jnp.inf, v), axis=0) for v in (out, -out))
-        size = jnp.max(jnp.where(jnp.isfinite(out), jnp.abs(out), 0.0), axis=0)
-        slack = 1e-5 * (1 + size) + 2e-6 * jnp.max(jnp.abs(lo))
-
-        def facts(below, above):
-            pairs = ((top, above), (bottom, -below))
-            outside = jnp.maximum(*(jnp.where(v <= b, 0.0, v - b - slack) for v, b in pairs))
-            looser = (above > loose[1] + slack) | (below < loose[0] - slack)
-            return jnp.max(outside), jnp.any(looser), jnp.any(jnp.isnan(above) | jnp.isnan(below))
-
-        return {name: facts(*both) for name, both in bounds.items()}
-
-    centre = jax.random.normal(jax.random.key(1), shape)
-    lo, hi = (jnp.stack(e) for e in zip(*(box(centre) for box in BOXES.values()), strict=True))
-    seen = jax.vmap(excess)(jax.random.split(jax.random.key(2), len(BOXES)), lo, hi)
-    for method, (outside, looser, nan) in seen.items():
-        for i, box in enumerate(BOXES):
-            where = f"{name}, {box} box, {method}"
-            assert outside[i] <= 0, f"{where}: a point leaves the bounds by {outside[i]}"
-            assert not looser[i], f"{where}: looser than ibp"
-            assert not nan[i], f"{where}: NaN"
+    check_rule(name, METHODS.values())
 
 
-SETS = {
-    "linf": jr.sets.linf(0.1),
-    "linf clipped": jr.sets.linf(0.4, clip=(0, 1)),
-    "l2": jr.sets.l2(0.3),
-    "l2 clipped": jr.sets.l2(0.8, clip=(0, 1)),
-    "l1": jr.sets.l1(0.5),
-    "l3": jr.sets.lp(3.0, 0.4),
-    "box": jr.sets.box(-0.5, 0.7),
-}
 TWO = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -82,17 +42,6 @@ def test_product_sets(method):
 
     reach = 0.5 * 2 * np.sqrt(2) + 3
     np.testing.assert_allclose(jr.bounds.output_bounds(fn, s, method=method), [[6 - reach], [6 + reach]], rtol=1e-5)
-
-
-def mlp(w, z):
-    for layer in w[:-1]:
-        z = jax.nn.relu(layer @ z)
-    return w[-1] @ z
-
-
-def weights(key, sizes=(4, 12, 12, 3)):
-    keys = jax.random.split(key, len(sizes) - 1)
-    return [jax.random.normal(k, (m, n)) / jnp.sqrt(n) for k, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2 clipped", "l1"])
@@ -163,13 +112,7 @@ def test_less_memory_is_sound_and_looser():
 
 @TWO
 def test_pure(method):
-    w, direction = weights(jax.random.key(0)), weights(jax.random.key(1))
-    s = SETS["linf"](jnp.ones(4) / 2)
-
-    def value(t, y=1):
-        f = jr.objectives.classification(lambda z: mlp([a + t * d for a, d in zip(w, direction, strict=True)], z), y)
-        return jnp.sum(method.solve(None, f, s).info["elements"])
-
+    value = along(method, SETS["linf"](jnp.ones(4) / 2))
     batch = jax.jit(jax.vmap(value))(jnp.zeros(3), jnp.arange(3))
     np.testing.assert_allclose(batch, [value(0.0, y) for y in range(3)], rtol=1e-5)
     # away from t = 0, where CROWN's adaptive slope of a ReLU turns over

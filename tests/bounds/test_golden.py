@@ -1,10 +1,4 @@
-"""Agreement with auto_LiRPA's bounds on trained nets.
-
-The reference figures and weights lie in ``shared/`` beside a checkout on the project's own machines; where that folder is not,
-there is nothing to compare with and this module has no cases.
-"""
-
-from pathlib import Path
+"""Agreement with auto_LiRPA's bounds on trained nets (`tests.shared`)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +7,8 @@ import pytest
 from jax import lax
 
 import jrobust as jr
+from tests.shared import SHARED
 
-SHARED = Path(__file__).parents[3] / "shared"
 PROBLEMS = [
     ("mnist_cnn_ibp", "mnist", "Linf", 0.1),
     ("fmnist_cnn_at", "fashion_mnist", "Linf", 0.01),

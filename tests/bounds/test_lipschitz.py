@@ -8,7 +8,7 @@ from jax import lax
 
 import jrobust as jr
 from jrobust.bounds._norms import gram, operator
-from tests.bounds.test_forward import SETS, mlp, weights
+from tests.bounds.problems import SETS, along, mlp, weights
 from tests.thin import thinned
 
 METHODS = {
@@ -147,13 +147,7 @@ def test_products_and_other_sets():
 
 @EVERY
 def test_pure(method):
-    w, direction = weights(jax.random.key(0)), weights(jax.random.key(1))
-    s = SETS["l2"](jnp.ones(4) / 2)
-
-    def value(t, y=1):
-        f = jr.objectives.classification(lambda z: mlp([a + t * d for a, d in zip(w, direction, strict=True)], z), y)
-        return jnp.sum(method.solve(None, f, s).info["elements"])
-
+    value = along(method, SETS["l2"](jnp.ones(4) / 2))
     batch = jax.jit(jax.vmap(value))(jnp.zeros(2), jnp.arange(2))
     np.testing.assert_allclose(batch, [value(0.0, y) for y in range(2)], rtol=1e-5)
     assert jnp.isfinite(jax.jit(jax.grad(value))(0.0))

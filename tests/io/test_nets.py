@@ -14,9 +14,9 @@ from jrobust._digest import digest
 from jrobust.cli import main
 from tests.io.graphs import Graph, i64, model, normal
 from tests.io.test_onnx import loaded, reference
+from tests.shared import SHARED
 
-SHARED = Path(__file__).parents[3] / "shared" / "fixtures" / "vnncomp"
-FILES = sorted(SHARED.glob("*/*.onnx.gz"))
+FILES = sorted((SHARED / "fixtures" / "vnncomp").glob("*/*.onnx.gz"))
 FAMILIES = sorted({path.parent.name for path in FILES})
 
 

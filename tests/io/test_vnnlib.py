@@ -1,10 +1,8 @@
 """VNN-LIB: every trap of the format as a small text, random formulas against an evaluator of their own, and the fixtures."""
 
 import gzip
-import os
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +15,10 @@ import jrobust as jr
 from jrobust.io import load_vnnlib
 from jrobust.io._sexpr import forms, read_text
 from jrobust.io._specification import inward, outward
+from tests.shared import SHARED
 
-FIXTURES = Path(os.environ.get("VNNCOMP_DIR", "/work/shared/fixtures/vnncomp"))
-needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="the competition's files are not here (VNNCOMP_DIR)")
+FOLDERS = [folder for folder in [SHARED / "fixtures" / "vnncomp"] if folder.is_dir()]
+in_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
 def declared(n, m):
@@ -318,17 +317,17 @@ SAMPLE = [
 ]
 
 
-@needs_fixtures
-def test_sample_of_the_competition():
-    seen = [check_file(FIXTURES / name) for name in SAMPLE]
+@in_folder
+def test_sample_of_the_competition(folder):
+    seen = [check_file(folder / name) for name in SAMPLE]
     assert set().union(*seen) == {True, False}
-    assert len(load_vnnlib(FIXTURES / "acasxu/prop_6.vnnlib.gz").cases) == 2
+    assert len(load_vnnlib(folder / "acasxu/prop_6.vnnlib.gz").cases) == 2
 
 
-@needs_fixtures
+@in_folder
 @pytest.mark.sweep
-def test_every_file_of_the_competition():
-    paths = sorted(FIXTURES.rglob("*.vnnlib.gz"))
+def test_every_file_of_the_competition(folder):
+    paths = sorted(folder.rglob("*.vnnlib.gz"))
     assert len(paths) > 350
     for path in paths:
         check_file(path)
