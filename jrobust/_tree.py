@@ -48,6 +48,13 @@ def vdot(a: PyTree, b: PyTree) -> Array:
     return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))  # pyright: ignore
 
 
+def unravel(flat: Array, like: Any) -> list[Array]:
+    """The last axis of ``flat`` cut into arrays of the shapes and dtypes of ``like``, one after the other."""
+    cuts = [sum(v.size for v in like[: i + 1]) for i in range(len(like) - 1)]
+    parts = zip(jnp.split(flat, cuts, axis=-1), like, strict=True)
+    return [part.reshape(*flat.shape[:-1], *v.shape).astype(v.dtype) for part, v in parts]
+
+
 def where(condition: Array, a: PyTree, b: PyTree) -> PyTree:
     """Leafwise ``where`` with one scalar condition."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

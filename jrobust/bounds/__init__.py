@@ -1,6 +1,5 @@
 """Bound propagation: upper oracles that interpret a function's jaxpr, primitive by primitive."""
 
-from jrobust.bounds import _order, _special  # noqa: F401  (they fill the tables)
 from jrobust.bounds._branch import Search, branch, branch_and_bound
 from jrobust.bounds._forward import forward_crown, zonotope
 from jrobust.bounds._lipschitz import lipschitz, lipschitz_constant

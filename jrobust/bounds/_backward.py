@@ -13,11 +13,9 @@ import jax.numpy as jnp
 
 from jrobust._program import Equation
 from jrobust.bounds._machine import within
-from jrobust.bounds._problem import Problem, mask_of
+from jrobust.bounds._problem import Env, Problem, mask_of, relaxable
 from jrobust.bounds._tables import RELAX, Interval, Mask, is_affine
 from jrobust.typing import Array
-
-Env = dict[int, Any]
 
 
 class Bounded(NamedTuple):
@@ -29,29 +27,31 @@ class Bounded(NamedTuple):
     pairs: dict[int, Any]
 
 
-def pair(problem: Problem, env: Env, k: int, theta: Any) -> list[Callable[..., Any]]:
-    """The affine functions around equation ``k``, with these free parameters."""
-    eqn = problem.program.equations[k]
-    values = [env[i] for i in eqn.inputs]
-    return within(RELAX[eqn.name].lines(eqn, theta, *values), env[eqn.outputs[0]], values)
-
-
-def usual(eqn: Equation, values: Sequence[Any], out: Interval) -> list[Callable[..., Any]]:
-    """The affine functions around an equation that its relaxation starts with."""
+def pair(eqn: Equation, values: Sequence[Any], out: Interval, theta: Any = None) -> list[Callable[..., Any]]:
+    """The affine functions around an equation, with these free parameters (None: those that its relaxation starts with)."""
     rule = RELAX[eqn.name]
-    return within(rule.lines(eqn, rule.start(eqn, *values), *values), out, values)
+    theta = rule.start(eqn, *values) if theta is None else theta
+    return within(rule.lines(eqn, theta, *values), out, values)
+
+
+def pairs_of(problem: Problem, env: Env, theta: Mapping[int, Any]) -> dict[int, Any]:
+    """`pair` of every equation that has parameters here."""
+    found = {}
+    for k, parameters in theta.items():
+        eqn = problem.program.equations[k]
+        found[k] = pair(eqn, [env[i] for i in eqn.inputs], env[eqn.outputs[0]], parameters)
+    return found
 
 
 def relaxed(problem: Problem, env: Env) -> Bounded:
     """The relaxations that intervals of every value give."""
     program = problem.program
-    theta: dict[int, Any] = {}
-    for k, eqn in enumerate(program.equations):
-        mask = mask_of(program, eqn)
-        floating = jnp.issubdtype(eqn.avals[0].dtype, jnp.floating)
-        if floating and any(mask) and eqn.name in RELAX and not is_affine(eqn, mask, program.avals):
-            theta[k] = RELAX[eqn.name].start(eqn, *(env[i] for i in eqn.inputs))
-    return Bounded(env, theta, {k: pair(problem, env, k, t) for k, t in theta.items()})
+    theta = {
+        k: RELAX[eqn.name].start(eqn, *(env[i] for i in eqn.inputs))
+        for k, eqn in enumerate(program.equations)
+        if relaxable(program, eqn)
+    }
+    return Bounded(env, theta, pairs_of(problem, env, theta))
 
 
 class Form(NamedTuple):
@@ -139,10 +139,11 @@ def upper(
     problem: Problem, env: Env, pairs: Mapping[int, Any], form: Form, cuts: Mapping[int, Cut] | None = None
 ) -> tuple[Array, Form]:
     """An upper bound of a form over the set, and the form at the input."""
-    at_input = pulled(problem, env, pairs, form, cuts)
-    finite = [jnp.all(jnp.isfinite(c)) for c in at_input.rows.values()]
-    bound = at_input.offset + _support(problem, at_input.rows)
-    return (jnp.where(jnp.all(jnp.stack(finite)), bound, jnp.nan) if finite else bound), at_input
+    end = pulled(problem, env, pairs, form, cuts)
+    if not end.rows:
+        return end.offset, end
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(c)) for c in end.rows.values()]))
+    return jnp.where(finite, end.offset + problem.s.support(at_input(problem, end.rows)), jnp.nan), end
 
 
 def scaled(form: Form, factor: Array) -> Form:
@@ -154,12 +155,10 @@ def _sup(c: Array, v: Interval) -> Array:
     return _dot(c, jnp.where(c > 0, v.hi, v.lo))
 
 
-def _support(problem: Problem, rows: dict[int, Array]) -> Any:
-    if not rows:
-        return 0.0
+def at_input(problem: Problem, rows: Mapping[int, Array]) -> Any:
+    """Rows of the program's inputs as a point of the set's structure; 0 where there is none."""
     leaves, tree = jax.tree.flatten(problem.s.center)
-    ids = problem.program.inputs
-    return problem.s.support(tree.unflatten([rows.get(i, jnp.zeros_like(x)) for i, x in zip(ids, leaves, strict=True)]))
+    return tree.unflatten([rows.get(i, jnp.zeros_like(x)) for i, x in zip(problem.program.inputs, leaves, strict=True)])
 
 
 def filled(fn: Callable[..., Any], mask: Mask, values: Sequence[Any]) -> Callable[..., list[Any]]:

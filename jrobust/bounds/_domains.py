@@ -12,12 +12,13 @@ import jax.numpy as jnp
 
 from jrobust._oracle import Oracle
 from jrobust._program import Equation
-from jrobust.bounds._backward import Bounded, Form, pair, upper
+from jrobust.bounds._backward import Bounded, Form, at_input, pair, pairs_of, upper
+from jrobust.bounds._machine import never_nan
 from jrobust.bounds._methods import method_of
 from jrobust.bounds._optimise import optimised
-from jrobust.bounds._problem import Problem, mask_of
+from jrobust.bounds._problem import Problem, mask_of, relaxable
 from jrobust.bounds._propagate import Method, forward, output, posed, row, unsettled, walked
-from jrobust.bounds._tables import RELAX, Interval, is_affine
+from jrobust.bounds._tables import RELAX, Interval
 from jrobust.sets import box
 from jrobust.typing import Array
 
@@ -48,9 +49,8 @@ def _splittable(problem: Problem) -> list[int]:
     """The values that nonlinear equations with a relaxation take, in order."""
     program, found = problem.program, []
     for eqn in program.equations:
-        mask = mask_of(program, eqn)
-        if any(mask) and eqn.name in RELAX and not is_affine(eqn, mask, program.avals):
-            found += [i for i, d in zip(eqn.inputs, mask, strict=True) if d and i not in found]
+        if relaxable(program, eqn):
+            found += [i for i, d in zip(eqn.inputs, mask_of(program, eqn), strict=True) if d and i not in found]
     return [i for i in found if jnp.issubdtype(program.avals[i].dtype, jnp.floating)]
 
 
@@ -73,8 +73,7 @@ def neuron_root(oracle: Oracle, f: Any, s: Any) -> tuple[dict[int, Interval], Ar
     method: Method = method_of(oracle, "branch(method=)")
     problem = posed(f, s, method)
     by = walked(problem, method)
-    elements = jnp.atleast_1d(output(problem, method, by))
-    elements = jnp.where(jnp.isnan(elements), jnp.inf, elements)
+    elements = jnp.atleast_1d(never_nan(output(problem, method, by)))
     size = sum(math.prod(problem.program.avals[i].shape) for i in _splittable(problem))
     dtype, m = elements.dtype, elements.shape[0]
     none = jnp.full((m, size), -jnp.inf, dtype), jnp.full((m, size), jnp.inf, dtype)
@@ -105,13 +104,11 @@ def neuron(
     m = problem.program.avals[out].shape[0]
     form = row(problem, by.env, out, (jnp.arange(m) == domain.row).astype(domain.lo.dtype))
     options = {"steps": method.steps, "rate": method.rate, "target": method.target}
-    bound, parameters, at_input = optimised(problem, by, form, cuts=cuts, start=domain.parameters, **options)
+    bound, parameters, end = optimised(problem, by, form, cuts=cuts, start=domain.parameters, **options)
     bound = jnp.minimum(bound, by.env[out].hi[domain.row])
-    bound = jnp.where(empty, -jnp.inf, jnp.where(jnp.isnan(bound), jnp.inf, bound))
-    leaves, tree = jax.tree.flatten(s.center)
-    rows = [at_input.rows.get(i, jnp.zeros_like(x)) for i, x in zip(problem.program.inputs, leaves, strict=True)]
-    witness = s.argsup(tree.unflatten(rows))
-    scores, points = _scores(problem, by, at_input, parameters[0])
+    bound = jnp.where(empty, -jnp.inf, never_nan(bound))
+    witness = s.argsup(at_input(problem, end.rows))
+    scores, points = _scores(problem, by, end, parameters[0])
     best, entries = jax.lax.top_k(scores, min(8, scores.size))
 
     def child(entry: Array, side: int) -> Array:
@@ -119,9 +116,8 @@ def neuron(
         lo = jnp.where(here & (side == 1), points, domain.lo)
         hi = jnp.where(here & (side == 0), points, domain.hi)
         _, inner, empty = _walked(problem, method, root, lo, hi)
-        pairs = {k: pair(problem, inner.env, k, t) for k, t in parameters[0].items()}
-        value = upper(problem, inner.env, pairs, form)[0]
-        return jnp.where(empty, -jnp.inf, jnp.where(jnp.isnan(value), jnp.inf, value))
+        value = upper(problem, inner.env, pairs_of(problem, inner.env, parameters[0]), form)[0]
+        return jnp.where(empty, -jnp.inf, never_nan(value))
 
     if tried > 1:
         few = entries[:tried]
@@ -137,12 +133,12 @@ def neuron(
     return domain._replace(parameters=parameters), leaf
 
 
-def _scores(problem: Problem, by: Bounded, at_input: Form, theta: dict[int, Any]) -> tuple[Array, Array]:
+def _scores(problem: Problem, by: Bounded, end: Form, theta: dict[int, Any]) -> tuple[Array, Array]:
     """For every entry, what its relaxation costs the bound, and where to cut it: at a kink, or in the middle."""
     program = problem.program
     zero = {i: jnp.zeros(program.avals[i].shape, by.env[i].lo.dtype) for i in _splittable(problem)}
     scores, points = dict(zero), {i: 0.5 * (by.env[i].lo + by.env[i].hi) for i in zero}
-    for k, c in at_input.met.items():
+    for k, c in end.met.items():
         eqn = program.equations[k]
         values = [by.env[i] for i in eqn.inputs]
         sources = [i for i in eqn.inputs if i in zero]
@@ -166,7 +162,7 @@ def _scores(problem: Problem, by: Bounded, at_input: Form, theta: dict[int, Any]
 def _lost(problem: Problem, by: Bounded, k: int, theta: Any, c: Array, at: Array | None) -> Array:
     """How far the relaxation lies from its function, weighted by the coefficients that meet it: where it would be cut, and at the ends."""
     eqn: Equation = problem.program.equations[k]
-    lo, hi = pair(problem, by.env, k, theta)
+    lo, hi = pair(eqn, [by.env[i] for i in eqn.inputs], by.env[eqn.outputs[0]], theta)
 
     def gap(point: list[Any]) -> Array:
         value = eqn.bind(point)[0]

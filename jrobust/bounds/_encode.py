@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._program import Equation
-from jrobust.bounds._backward import filled, function, usual
+from jrobust.bounds._backward import filled, function, pair
 from jrobust.bounds._linear import Affine, Model, scaled, stacked, take
 from jrobust.bounds._matrices import ELEMENTWISE, affine_map
 from jrobust.bounds._piecewise import RULES, Term, known, pick
-from jrobust.bounds._problem import mask_of
-from jrobust.bounds._tables import RELAX, Interval, ends, is_affine
+from jrobust.bounds._problem import mask_of, relaxable
+from jrobust.bounds._tables import Interval, ends, is_affine
 
 # bounds of hidden values are computed in float32 and limit columns here: no true value may lie beyond
 _ROUNDING = 1e-6
@@ -105,18 +105,11 @@ def _between(
     exact = all(bool(jnp.all(env[i].lo == env[i].hi)) for i in eqn.outputs)
     whole = [jnp.issubdtype(a.dtype, jnp.bool_) for a in eqn.avals]
     ys = [model.new(lo, hi, choice=bool(b)) for (lo, hi), b in zip(bounds, whole, strict=True)]
-    pair = _relaxation(eqn, [env[i] for i in eqn.inputs], env[eqn.outputs[0]]) if finite and not exact else None
-    if pair is not None:
+    if finite and not exact and relaxable(program, eqn):
+        sides = pair(eqn, [env[i] for i in eqn.inputs], env[eqn.outputs[0]])
         fixed = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
         avals = [program.avals[i] for i in ids]
-        below, above = (affine_map(filled(side, mask, fixed), avals, operands, diagonal=False) for side in pair)
+        below, above = (affine_map(filled(side, mask, fixed), avals, operands, diagonal=False) for side in sides)
         model.at_most_zero(below, scaled(-1, ys[0]))
         model.at_most_zero(ys[0], scaled(-1, above))
     return ys, exact
-
-
-def _relaxation(eqn: Equation, values: Sequence[Any], out: Any) -> Any:
-    """Two affine functions of all operands that sandwich an equation, or None."""
-    if eqn.name not in RELAX or not jnp.issubdtype(out.lo.dtype, jnp.floating):
-        return None
-    return usual(eqn, values, out)

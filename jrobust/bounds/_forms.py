@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jrobust import _loops
 from jrobust._program import Equation
+from jrobust._tree import unravel
 from jrobust.bounds._backward import filled, function
 from jrobust.bounds._problem import Problem
 from jrobust.bounds._tables import Interval, Mask
@@ -171,11 +172,9 @@ def span(problem: Problem, form: Form) -> Interval:
     """The interval of a form over the set, by the set's own support; NaN where a coefficient is not finite."""
     leaves, tree = jax.tree.flatten(problem.s.center)
     shape, n = form.bias.shape, form.coef.shape[0]
-    cuts = [sum(v.size for v in leaves[: i + 1]) for i in range(len(leaves) - 1)]
 
     def support(row: Array) -> Array:
-        parts = [p.reshape(v.shape).astype(v.dtype) for p, v in zip(jnp.split(row, cuts), leaves, strict=True)]
-        return problem.s.support(tree.unflatten(parts))
+        return problem.s.support(tree.unflatten(unravel(row, leaves)))
 
     def over(coef: Array) -> Array:
         top = jax.vmap(support, in_axes=1)(coef.reshape(n, -1)).reshape(shape).astype(form.bias.dtype)

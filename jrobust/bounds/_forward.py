@@ -1,10 +1,9 @@
 """Forward methods: forward CROWN and zonotopes (DeepZ). One walk over the program; what relaxes a nonlinear equation differs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jrobust._objective import Objective
@@ -12,17 +11,16 @@ from jrobust._oracle import Bound, Oracle
 from jrobust._tree import bind
 from jrobust.bounds._backward import Bounded, relaxed
 from jrobust.bounds._forms import PUSHED, Form, inputs, pushed, span
-from jrobust.bounds._machine import intersect, intervals, whole
-from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of
-from jrobust.bounds._propagate import Method, _is_box, one_sided
+from jrobust.bounds._machine import intersect
+from jrobust.bounds._methods import answer, check_memory
+from jrobust.bounds._problem import Env, Problem, check, is_box, mask_of, pose, program_of, relaxable
+from jrobust.bounds._propagate import IBP, one_sided
 from jrobust.bounds._steps import constant, reduced, symbolic, with_slack, with_symbols
-from jrobust.bounds._tables import RELAX, Interval, is_affine
+from jrobust.bounds._tables import Interval, is_affine
+from jrobust.bounds._walk import walk
 from jrobust.typing import Array
 
 _MEMORY = 2**28
-_CHAIN = Method("chain", False, None, 2**21)  # backward passes through the last affine chain
-
-Env = dict[int, Any]
 
 
 class Forward(NamedTuple):
@@ -41,36 +39,31 @@ def bounded(problem: Problem, method: Forward) -> tuple[Env, dict[int, Form]]:
     """Known values, intervals of all others, and the forms of the floating ones."""
     program = problem.program
     most = _most_rows(problem, method)
-    hull = [whole(Interval(*both)) for both in zip(*map(jax.tree.leaves, problem.s.hull()), strict=True)]
-    env: Env = dict(program.constants) | dict(zip(program.inputs, hull, strict=True))
-    forms, refined = inputs(problem), set()
-    for k, eqn in enumerate(program.equations):
+    forms = inputs(problem)
+
+    def tightened(env: Env, i: int) -> Interval:
+        exact = i in problem.pure and problem.levels[i] <= 1 and is_box(problem.s)
+        return env[i] if exact or i not in forms else intersect(env[i], span(problem, forms[i]))
+
+    def met(env: Env, k: int, outs: Sequence[Interval]) -> Sequence[Interval]:
+        eqn = program.equations[k]
         mask = mask_of(program, eqn)
-        if not any(mask):
-            env |= dict(zip(eqn.outputs, eqn.bind([env[i] for i in eqn.inputs]), strict=True))
-            continue
-        sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
-        affine = eqn.name in PUSHED and is_affine(eqn, mask, program.avals)
-        for i in set() if affine else set(sources) - refined:
-            refined.add(i)
-            exact = i in problem.pure and problem.levels[i] <= 1 and _is_box(problem.s)
-            if i in forms and not exact:
-                env[i] = intersect(env[i], span(problem, forms[i]))
         values = [env[i] for i in eqn.inputs]
-        outs = intervals(eqn, values)
-        env |= dict(zip(eqn.outputs, outs, strict=True))
-        if affine:
+        sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
+        if eqn.name in PUSHED and is_affine(eqn, mask, program.avals):
             made = pushed(eqn, mask, values, [forms[i] for i in sources])
-            forms |= {i: reduced(form, most) for i, form in zip(eqn.outputs, made, strict=True)}
-            continue
-        smooth = eqn.name in RELAX and all(i in forms for i in sources)
+            forms.update({i: reduced(form, most) for i, form in zip(eqn.outputs, made, strict=True)})
+            return outs
+        smooth = relaxable(program, eqn) and all(i in forms for i in sources)
         for i, out in zip(eqn.outputs, outs, strict=True):
             if jnp.issubdtype(out.lo.dtype, jnp.floating):
                 operands = [forms[j] for j in sources] if smooth else None
                 step = with_symbols if method.symbols else with_slack
                 form = constant(out, forms) if operands is None else step(problem, eqn, mask, values, out, operands)
                 forms[i] = symbolic(form, k, most) if method.symbols else form
-    return env, forms
+        return outs
+
+    return walk(problem, tightened, met), forms
 
 
 # -- Oracles ------------------------------------------------------------------------------------------------------------
@@ -103,20 +96,16 @@ def forward_bounds(fn: Callable[[Any], Any], s: Any, method: Forward) -> Array:
     if out in forms:
         best = intersect(best, span(problem, forms[out]))
     if problem.levels[out] > 1 and out not in problem.pure:  # as interval arithmetic does, so never above it
-        best = intersect(best, Interval(best.lo, one_sided(problem, _CHAIN, Bounded(env, {}, {}), out, best.hi)))
+        best = intersect(best, Interval(best.lo, one_sided(problem, IBP, Bounded(env, {}, {}), out, best.hi)))
     return best.hi
 
 
 def _solve(key: Any, f: Objective, s: Any, *, method: Forward) -> Bound:
-    elements = jnp.atleast_1d(forward_bounds(f, s, method))
-    elements = jnp.where(jnp.isnan(elements), jnp.inf, elements)
-    return Bound(jnp.max(elements), None, {"elements": elements})
+    return answer(forward_bounds(f, s, method))
 
 
 def _oracle(name: str, symbols: bool, memory: int) -> Oracle:
-    if not isinstance(memory, int) or memory < 1:
-        raise ValueError(f"{name}: memory is a number of bytes, an int >= 1, got {memory!r}")
-    return Oracle("upper", bind(_solve, method=Forward(name, symbols, memory)), name=name)
+    return Oracle("upper", bind(_solve, method=Forward(name, symbols, check_memory(memory, name))), name=name)
 
 
 def forward_crown(*, memory: int = _MEMORY) -> Oracle:

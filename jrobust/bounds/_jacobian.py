@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jrobust import sets
 from jrobust._oracle import Oracle
 from jrobust._program import Program
+from jrobust._tree import unravel
 from jrobust.bounds._methods import output_bounds
 from jrobust.bounds._slopes import continuous, derivable
 from jrobust.bounds._tables import Interval
@@ -51,21 +52,17 @@ def jacobian_bounds(program: Program, s: Any, method: Oracle) -> Interval:
     if not all(continuous(program, eqn) for eqn in program.equations):
         return Interval(jnp.full(shape, -jnp.inf, dtype), jnp.full(shape, jnp.inf, dtype))
     if not s.geometry.convex:
-        lo, hi = s.hull()
-        parts = [sets.box(a, b)(c) for a, b, c in zip(*map(jax.tree.leaves, (lo, hi, s.center)), strict=True)]
-        tree = jax.tree.structure(s.center)
-        box = sets.product(*(sets.box(a, b) for a, b in zip(*map(jax.tree.leaves, (lo, hi)), strict=True)))
+        leaves, tree = jax.tree.flatten(s.center)
+        hull = sets.product(*(sets.box(lo, hi) for lo, hi in zip(*map(jax.tree.leaves, s.hull()), strict=True)))
         fn = _jacobian(program, s.center)
-        s = parts[0] if len(parts) == 1 else box(tuple(jax.tree.leaves(s.center)))
-        return Interval(*output_bounds(lambda z: fn(tree.unflatten(jax.tree.leaves(z))), s, method=method))
+        return Interval(*output_bounds(lambda z: fn(tree.unflatten(z)), hull(tuple(leaves)), method=method))
     return Interval(*output_bounds(_jacobian(program, s.center), s, method=method))
 
 
 def rise(s: Any, j: Interval) -> Array:
     """An upper bound of ``<J, z - c>`` over J between the rows ``j`` [n] and z in the set."""
     leaves, tree = jax.tree.flatten(s.center)
-    cuts = [sum(v.size for v in leaves[: i + 1]) for i in range(len(leaves) - 1)]
-    low, high = ([p.reshape(v.shape) for p, v in zip(jnp.split(e, cuts), leaves, strict=True)] for e in j)
+    low, high = (unravel(end, leaves) for end in j)
     if s.geometry.name == "product":
         starts = [sum(len(jax.tree.leaves(p.center)) for p in s.params[:k]) for k in range(len(s.params))]
         total = jnp.zeros((), j.lo.dtype)

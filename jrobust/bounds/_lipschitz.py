@@ -10,20 +10,17 @@ import jax.numpy as jnp
 from jrobust._objective import Objective, objective
 from jrobust._oracle import Bound, Oracle, require
 from jrobust._program import Equation
-from jrobust._tree import bind
+from jrobust._tree import bind, unravel
 from jrobust.bounds._forms import PUSHED
 from jrobust.bounds._jacobian import jacobian_bounds, rise, support_about_centre
 from jrobust.bounds._machine import intersect
-from jrobust.bounds._methods import ibp
+from jrobust.bounds._methods import answer, ibp
 from jrobust.bounds._norms import Gauge, dual, gauges, operator, size
 from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of
-from jrobust.bounds._propagate import Method, forward, upper_bounds
+from jrobust.bounds._propagate import IBP, forward, upper_bounds
 from jrobust.bounds._slopes import SLOPE, continuous, derivable, slopes
 from jrobust.bounds._tables import Interval, is_affine
 from jrobust.typing import Array, Float
-
-_IBP = Method("ibp", False, None, 2**21)
-
 
 # -- Global: operator norms ---------------------------------------------------------------------------------------------
 
@@ -111,7 +108,7 @@ def _constants(problem: Problem, env: Any, units: Sequence[Gauge]) -> dict[int, 
 def _by_norms(problem: Problem, at_centre: Array, unit: bool) -> tuple[Array, Array]:
     """``f(c) + rise`` and the rise, one an output; with ``unit`` the rises are Lipschitz constants."""
     program, s = problem.program, problem.s
-    env = forward(problem, _IBP).env
+    env = forward(problem, IBP).env
     units = gauges(s, unit)
     known, p = _constants(problem, env, units), _inside(units)
     (out,) = program.outputs
@@ -129,11 +126,9 @@ def _by_norms(problem: Problem, at_centre: Array, unit: bool) -> tuple[Array, Ar
         elif mine:
             zeros = [jnp.zeros((at_centre.size, v.size), v.dtype) for v in leaves]
             full = [mine.get(j, z) for j, z in zip(program.inputs, zeros, strict=True)]
-            risen += jax.vmap(
-                lambda *r: support_about_centre(
-                    s, tree.unflatten([a.reshape(v.shape) for a, v in zip(r, leaves, strict=True)])
-                )
-            )(*full)
+            risen += jax.vmap(lambda row: support_about_centre(s, tree.unflatten(unravel(row, leaves))))(
+                jnp.concatenate(full, 1)
+            )
     return at_centre + risen.reshape(at_centre.shape), risen.reshape(at_centre.shape)
 
 
@@ -150,10 +145,9 @@ def _solve(method: Any, key: Any, f: Objective, s: Any, *, local: bool) -> Bound
         elements = at_centre + jax.vmap(lambda lo, hi: rise(s, Interval(lo, hi)))(*bounds).reshape(at_centre.shape)
     else:
         elements = _by_norms(problem, at_centre, unit=False)[0]
-    value = upper_bounds(f, s, _IBP).reshape(elements.shape)
+    value = upper_bounds(f, s, IBP).reshape(elements.shape)
     elements = intersect(Interval(value, value), Interval(value, elements)).hi
-    elements = jnp.atleast_1d(jnp.where(jnp.isnan(elements), jnp.inf, elements))
-    return Bound(jnp.max(elements), None, {"elements": elements})
+    return answer(elements)
 
 
 def lipschitz(*, local: bool = False, method: Oracle | None = None) -> Oracle:
@@ -223,8 +217,7 @@ def lipschitz_constant(
         bounds = jacobian_bounds(program, s, method)
         most = jnp.maximum(jnp.abs(bounds.lo), jnp.abs(bounds.hi))
         units = gauges(s, True)
-        cuts = [sum(g.weight.size for g in units[: i + 1]) for i in range(len(units) - 1)]
-        parts = jnp.split(most, cuts, axis=1)
+        parts = unravel(most, [jnp.ravel(g.weight) for g in units])
         constant = sum(size(part, dual(g.p), axis=1) for part, g in zip(parts, units, strict=True))
     else:
         problem = pose(program, s)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jrobust._program import Equation
 from jrobust.bounds._tables import INTERVAL, Interval, anything, ends
+from jrobust.typing import Array
 
 
 def intersect(a: Interval, b: Interval) -> Interval:
@@ -28,6 +29,11 @@ def whole(v: Interval, fails: Any = False) -> Interval:
     return Interval(
         jnp.where(fails, jnp.nan, jnp.minimum(v.lo, most)), jnp.where(fails, jnp.nan, jnp.maximum(v.hi, -most))
     )
+
+
+def never_nan(bound: Array) -> Array:
+    """Upper bounds, where NaN is none."""
+    return jnp.where(jnp.isnan(bound), jnp.inf, bound)
 
 
 def intervals(eqn: Equation, values: Sequence[Any]) -> list[Interval]:

@@ -10,18 +10,20 @@ import jax.numpy as jnp
 from jrobust._objective import Objective, objective
 from jrobust._oracle import Bound, Oracle, check_problem
 from jrobust._tree import bind
+from jrobust.bounds._machine import never_nan
 from jrobust.bounds._problem import missing, program_of
-from jrobust.bounds._propagate import Method, upper_bounds
+from jrobust.bounds._propagate import MEMORY, Method, upper_bounds
 from jrobust.typing import Array, Float
 
-# of one example: drivers run hundreds at once, and more rows at a time are no faster (experiments/bench/bounds.py)
-_MEMORY = 2**21
+
+def answer(elements: Array) -> Bound:
+    """What an oracle says that has bounded single violations."""
+    elements = jnp.atleast_1d(never_nan(elements))
+    return Bound(jnp.max(elements), None, {"elements": elements})
 
 
 def _solve(key: Any, f: Objective, s: Any, *, method: Method) -> Bound:
-    elements = jnp.atleast_1d(upper_bounds(f, s, method))
-    elements = jnp.where(jnp.isnan(elements), jnp.inf, elements)
-    return Bound(jnp.max(elements), None, {"elements": elements})
+    return answer(upper_bounds(f, s, method))
 
 
 def _oracle(method: Method) -> Oracle:
@@ -43,7 +45,7 @@ def check_memory(memory: int, name: str) -> int:
     return memory
 
 
-def ibp(*, memory: int = _MEMORY) -> Oracle:
+def ibp(*, memory: int = MEMORY) -> Oracle:
     """Interval bound propagation: ``sup { f(z) : z in S }`` by interval arithmetic, layer by layer.
 
     The affine chain that starts at the input is bounded by the set's own support (exact for every norm), the one that ends at
@@ -72,7 +74,7 @@ def ibp(*, memory: int = _MEMORY) -> Oracle:
     return _oracle(Method("ibp", False, None, check_memory(memory, "ibp")))
 
 
-def crown(*, intermediates: Oracle | None = None, memory: int = _MEMORY) -> Oracle:
+def crown(*, intermediates: Oracle | None = None, memory: int = MEMORY) -> Oracle:
     """CROWN: ``sup { f(z) : z in S }`` by one linear function that lies above ``f``, found backward and maximised by the set's support.
 
     ReLU's lower slope is 1 where u > -l, else 0. Where a primitive has an interval but no pair of affine functions, its interval
@@ -115,7 +117,7 @@ def alpha_crown(
     rate: int | float = 0.1,
     target: int | float = -math.inf,
     intermediates: Oracle | None = None,
-    memory: int = _MEMORY,
+    memory: int = MEMORY,
 ) -> Oracle:
     """Alpha-CROWN: CROWN whose relaxations are chosen, specification by specification, to make the bound small.
 
@@ -157,7 +159,7 @@ def alpha_crown(
     return _oracle(Method(name, True, inner, check_memory(memory, "alpha_crown"), steps, float(rate), float(target)))
 
 
-def crown_ibp(*, memory: int = _MEMORY) -> Oracle:
+def crown_ibp(*, memory: int = MEMORY) -> Oracle:
     """CROWN-IBP: intermediate bounds by interval arithmetic, then one backward pass a specification. See `crown`.
 
     >>> crown_ibp().name

@@ -18,18 +18,15 @@ from jrobust.bounds._backward import Bounded
 from jrobust.bounds._encode import encode
 from jrobust.bounds._linear import Affine, Model, Solution, maximise, take
 from jrobust.bounds._machine import intersect
-from jrobust.bounds._methods import _MEMORY, check_memory, crown, method_of
+from jrobust.bounds._methods import check_memory, crown, method_of
 from jrobust.bounds._polyhedra import input_columns
 from jrobust.bounds._problem import check, pose, program_of
-from jrobust.bounds._propagate import Method, one_sided
+from jrobust.bounds._propagate import CROWN, MEMORY, Method, one_sided
 from jrobust.bounds._tables import Interval
 from jrobust.typing import Array
 
 # how far above what the network attains at the solver's point a bound may lie and still be called exact
 _CLOSE = 1e-4
-
-
-_PASS = Method("lp", True, None, _MEMORY)  # the violations' own backward passes
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["env", "best"], meta_fields=["program"])
@@ -54,7 +51,7 @@ def _analyse(f: Any, s: Any, *, inner: Any, by: str) -> _Analysis:
         best = Interval(jnp.asarray(env[out]), jnp.asarray(env[out]))
     else:
         walked = walked if getattr(inner, "relax", True) else Bounded(env, {}, {})
-        best = intersect(env[out], Interval(env[out].lo, one_sided(problem, _PASS, walked, out, env[out].hi)))
+        best = intersect(env[out], Interval(env[out].lo, one_sided(problem, CROWN, walked, out, env[out].hi)))
     return _Analysis(dataclasses.replace(program, constants={}), env, best)
 
 
@@ -142,7 +139,7 @@ def _inner(intermediates: Oracle | None, memory: int, by: str) -> Method:
     return method_of(crown(memory=memory) if intermediates is None else intermediates, f"{by}(intermediates=)")
 
 
-def lp(*, intermediates: Oracle | None = None, memory: int = _MEMORY) -> Oracle:
+def lp(*, intermediates: Oracle | None = None, memory: int = MEMORY) -> Oracle:
     """The linear program over all convex relaxations at once ("Planet", the triangle of ReLU): ``sup { f(z) : z in S }`` from above.
 
     Every ``max``, and what is made of it (ReLU, leaky ReLU, abs, clip, max-pooling), lies between its operands and its chord; a
@@ -187,7 +184,7 @@ def milp(
     time_limit: float | int | None = None,
     exact: bool = False,
     intermediates: Oracle | None = None,
-    memory: int = _MEMORY,
+    memory: int = MEMORY,
 ) -> Oracle:
     """A mixed-integer linear program: ``sup { f(z) : z in S }`` of a piecewise linear network, solved by branch and cut (HiGHS).
 

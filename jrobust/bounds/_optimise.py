@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jrobust import _loops
-from jrobust.bounds._backward import Bounded, Cut, Form, pair, upper
+from jrobust.bounds._backward import Bounded, Cut, Form, pairs_of, upper
 from jrobust.bounds._problem import Problem
 from jrobust.bounds._tables import Interval
 from jrobust.typing import Array
@@ -49,9 +49,8 @@ def optimised(
 
     def bound(parameters: Any) -> tuple[Array, Form]:
         theta, multipliers = parameters
-        pairs = {k: pair(problem, by.env, k, t) for k, t in theta.items()}
         held = {i: _cut(cuts[i], *m) for i, m in multipliers.items()}
-        return upper(problem, by.env, pairs, form, held)
+        return upper(problem, by.env, pairs_of(problem, by.env, theta), form, held)
 
     adam: Any = optax.scale_by_adam()
 

@@ -10,7 +10,10 @@ from jax.lax import GatherScatterMode
 
 from jrobust._program import Equation, Program, flatten
 from jrobust.bounds._idioms import recognised
-from jrobust.bounds._tables import AFFINE, CANONICAL, INTERVAL, Mask, is_affine
+from jrobust.bounds._tables import AFFINE, CANONICAL, INTERVAL, RELAX, Mask, is_affine
+
+Env = dict[int, Any]
+"""The values of a program by number: an `Interval`, or the array itself where it is known."""
 
 
 class Problem(NamedTuple):
@@ -43,6 +46,20 @@ def _definite(eqn: Equation) -> Equation:
 def mask_of(program: Program, eqn: Equation) -> Mask:
     """Which operands of an equation depend on the input."""
     return tuple(i in program.dependent for i in eqn.inputs)
+
+
+def relaxable(program: Program, eqn: Equation) -> bool:
+    """Whether a pair of affine functions stands in for an equation in a backward walk."""
+    mask = mask_of(program, eqn)
+    ruled = eqn.name in RELAX and jnp.issubdtype(eqn.avals[0].dtype, jnp.floating)
+    return any(mask) and ruled and not is_affine(eqn, mask, program.avals)
+
+
+def is_box(s: Any) -> bool:
+    """Whether a set is its own hull."""
+    if s.geometry.name in ("product", "power"):
+        return all(is_box(part) for part in s.params)
+    return s.geometry.name in ("linf", "box")
 
 
 def missing(program: Program) -> list[Equation]:

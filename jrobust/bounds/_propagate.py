@@ -1,7 +1,7 @@
 """The engine: one forward walk with intervals, which backward walks (`_backward`) tighten where they can, a row an entry."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,15 +9,21 @@ import jax.numpy as jnp
 
 import jrobust.bounds._curves
 import jrobust.bounds._interval
+import jrobust.bounds._order
 import jrobust.bounds._products
-import jrobust.bounds._relaxations  # noqa: F401  (all fill the tables)
+import jrobust.bounds._relaxations
+import jrobust.bounds._special  # noqa: F401  (all fill the tables)
 from jrobust import _loops
-from jrobust.bounds._backward import Bounded, Env, Form, pair, pulled, scaled, upper
-from jrobust.bounds._machine import intersect, intervals, whole
+from jrobust.bounds._backward import Bounded, Form, pair, pulled, scaled, upper
+from jrobust.bounds._machine import intersect
 from jrobust.bounds._optimise import optimised
-from jrobust.bounds._problem import Problem, check, mask_of, pose, program_of
+from jrobust.bounds._problem import Env, Problem, check, is_box, mask_of, pose, program_of, relaxable
 from jrobust.bounds._tables import RELAX, Interval, is_affine
+from jrobust.bounds._walk import walk
 from jrobust.typing import Array
+
+# of one example: drivers run hundreds at once, and more rows at a time are no faster (experiments/bench/bounds.py)
+MEMORY = 2**21
 
 
 class Method(NamedTuple):
@@ -34,7 +40,7 @@ class Method(NamedTuple):
     name: str
     relax: bool
     intermediates: Any
-    memory: int
+    memory: int = MEMORY
     steps: int = 0
     rate: float = 0.1
     target: float = -math.inf
@@ -44,11 +50,8 @@ class Method(NamedTuple):
         return forward(problem, self)
 
 
-def _is_box(s: Any) -> bool:
-    """Whether the set is its own hull."""
-    if s.geometry.name in ("product", "power"):
-        return all(_is_box(part) for part in s.params)
-    return s.geometry.name in ("linf", "box")
+IBP = Method("ibp", False, None)
+CROWN = Method("crown", True, None)
 
 
 # -- Forward ----------------------------------------------------------------------------------------------------------
@@ -57,36 +60,28 @@ def _is_box(s: Any) -> bool:
 def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | None = None) -> Bounded:
     """Intervals of every value, as tight as ``method`` makes them; where intervals are ``given``, those and no backward walk."""
     program = problem.program
-    base = None
-    if given is None and method.intermediates is not None:
-        base = method.intermediates.walk(problem)
-    hull = [whole(Interval(*both)) for both in zip(*map(jax.tree.leaves, problem.s.hull()), strict=True)]
-    env: Env = dict(program.constants) | dict(zip(program.inputs, hull, strict=True))
-    so_far = Bounded(env, {}, {})
-    refined: set[int] = set()
-    for k, eqn in enumerate(program.equations):
-        mask = mask_of(program, eqn)
-        if not any(mask):
-            env |= dict(zip(eqn.outputs, eqn.bind([env[i] for i in eqn.inputs]), strict=True))
-            continue
-        affine = is_affine(eqn, mask, program.avals)
-        if not affine:
-            for i in {i for i, d in zip(eqn.inputs, mask, strict=True) if d} - refined:
-                refined.add(i)
-                if given is not None:
-                    env[i] = intersect(env[i], given[i]) if i in given else env[i]
-                elif _worth_refining(problem, method, i):
-                    by = base or so_far if method.relax else Bounded(env, {}, {})
-                    env[i] = intersect(env[i], two_sided(problem, method, by, i, env[i]))
-        values = [env[i] for i in eqn.inputs]
-        outs = intervals(eqn, values)
+    base = method.intermediates.walk(problem) if given is None and method.intermediates is not None else None
+    theta, pairs = {}, {}
+
+    def tightened(env: Env, i: int) -> Interval:
+        if given is not None:
+            return intersect(env[i], given[i]) if i in given else env[i]
+        if not _worth_refining(problem, method, i):
+            return env[i]
+        by = (base or Bounded(env, theta, pairs)) if method.relax else Bounded(env, {}, {})
+        return intersect(env[i], two_sided(problem, method, by, i, env[i]))
+
+    def met(env: Env, k: int, outs: Sequence[Interval]) -> Sequence[Interval]:
+        eqn = program.equations[k]
         if base is not None:
             outs = [intersect(o, base.env[i]) if _floating(o) else o for o, i in zip(outs, eqn.outputs, strict=True)]
-        env |= dict(zip(eqn.outputs, outs, strict=True))
-        if not affine and eqn.name in RELAX and _floating(outs[0]):
-            so_far.theta[k] = RELAX[eqn.name].start(eqn, *values)
-            so_far.pairs[k] = pair(problem, env, k, so_far.theta[k])
-    return so_far
+        if relaxable(program, eqn):
+            values = [env[i] for i in eqn.inputs]
+            theta[k] = RELAX[eqn.name].start(eqn, *values)
+            pairs[k] = pair(eqn, values, outs[0], theta[k])
+        return outs
+
+    return Bounded(walk(problem, tightened, met), theta, pairs)
 
 
 def _floating(v: Interval) -> bool:
@@ -97,7 +92,7 @@ def _worth_refining(problem: Problem, method: Method, i: int) -> bool:
     """Whether a backward pass can be tighter than the interval of value ``i``."""
     if not jnp.issubdtype(problem.program.avals[i].dtype, jnp.floating):
         return False
-    if i in problem.pure and _is_box(problem.s):
+    if i in problem.pure and is_box(problem.s):
         return method.relax and problem.levels[i] > 1
     return method.relax or (i in problem.pure and problem.levels[i] > 0)
 
@@ -201,7 +196,7 @@ def output(problem: Problem, method: Method, by: Bounded) -> Array:
         return jnp.asarray(by.env[out])
     best = by.env[out]
     # an affine chain alone needs no relaxation
-    if problem.levels[out] > 1 or (out in problem.pure and not _is_box(problem.s)):
+    if problem.levels[out] > 1 or (out in problem.pure and not is_box(problem.s)):
         best = intersect(best, Interval(best.lo, one_sided(problem, method, Bounded(by.env, {}, {}), out, best.hi)))
     if method.relax and out not in problem.pure:
         best = intersect(best, Interval(best.lo, one_sided(problem, method, by, out, best.hi)))

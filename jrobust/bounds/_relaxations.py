@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jrobust._program import Equation
+from jrobust.bounds._arrange import axes_first, windows_first
 from jrobust.bounds._tables import Interval, Pair, defcall, defrelax, ends
 from jrobust.typing import Array
 
@@ -122,32 +122,14 @@ def _chosen(stack: Callable[[Any], Any], x: Interval, sign: int) -> Array:
 
 
 def _reduced(eqn: Equation, x: Interval, sign: int) -> Callable[[Array], Array]:
-    axes = eqn.params["axes"]
-    rest = tuple(n for i, n in enumerate(x.lo.shape) if i not in axes)
-    return lambda z: jnp.moveaxis(z, axes, range(len(axes))).reshape(-1, *rest)
+    return lambda z: axes_first(eqn, z)
 
 
 def _windows(eqn: Equation, x: Interval, sign: int) -> Callable[[Array], Array]:
-    p = eqn.params
-    size, stride, dilation = p["window_dimensions"], p["window_strides"], p["window_dilation"]
     # padding never wins over a true entry, none of which lies below the least lower bound (so it carries no gradient; JAX 0.10
     # cannot transpose a pad in its padding value alone); a window of padding alone is infinite, and `within` ignores this
     fill = jnp.min(sign * x.lo if sign > 0 else sign * x.hi)
-    padding = [(lo, hi, base - 1) for (lo, hi), base in zip(p["padding"], p["base_dilation"], strict=True)]
-
-    def stack(z: Array) -> Array:
-        z = lax.pad(z, lax.stop_gradient(fill).astype(z.dtype), padding)
-        corners = [[]]
-        for n in size:
-            corners = [[*c, i] for c in corners for i in range(n)]
-        views = []
-        for corner in corners:
-            start = [i * d for i, d in zip(corner, dilation, strict=True)]
-            stop = [s + (n - 1) * t + 1 for s, n, t in zip(start, eqn.avals[0].shape, stride, strict=True)]
-            views.append(lax.slice(z, start, stop, stride))
-        return jnp.stack(views)
-
-    return stack
+    return lambda z: windows_first(eqn, z, fill)
 
 
 def relax_extreme(names: str, arrange: Callable[..., Callable[[Array], Array]], sign: int) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jrobust import sets
 from jrobust._program import Equation, Program
+from jrobust.bounds._arrange import axes_first, windows_first
 from jrobust.bounds._backward import function
 from jrobust.bounds._forms import ELEMENTWISE, PUSHED
 from jrobust.bounds._methods import ibp, output_bounds
@@ -120,44 +120,11 @@ def _tournament(pick: Callable[[Any, Any], Array], z: Array) -> Array:
 
 
 def _reduced(pick: Callable[[Any, Any], Array]) -> Callable[..., Array]:
-    def of(eqn: Equation, z: Array) -> Array:
-        axes = eqn.params["axes"]
-        rest = tuple(n for i, n in enumerate(z.shape) if i not in axes)
-        return _tournament(pick, jnp.moveaxis(z, axes, range(len(axes))).reshape(-1, *rest))
-
-    return of
+    return lambda eqn, z: _tournament(pick, axes_first(eqn, z))
 
 
 def _windowed(pick: Callable[[Any, Any], Array], fill: float) -> Callable[..., Array]:
-    def of(eqn: Equation, z: Array) -> Array:
-        index = _windows(eqn.params, z.shape, eqn.avals[0].shape)
-        taken = jnp.take(jnp.ravel(z), np.maximum(index, 0), mode="clip")
-        return _tournament(pick, jnp.where(index >= 0, taken, fill))
-
-    return of
-
-
-def _windows(p: dict[str, Any], shape: tuple[int, ...], out: tuple[int, ...]) -> np.ndarray:
-    """For each place of the window and each output the flat index of the entry there, -1 for padding."""
-    index = np.arange(math.prod(shape)).reshape(shape)
-    for axis, ((before, after), base) in enumerate(zip(p["padding"], p["base_dilation"], strict=True)):
-        spread = np.full((*index.shape[:axis], (index.shape[axis] - 1) * base + 1, *index.shape[axis + 1 :]), -1)
-        spread[(slice(None),) * axis + (slice(None, None, base),)] = index
-        pads = [(0, 0)] * index.ndim
-        pads[axis] = (max(before, 0), max(after, 0))
-        cut = slice(max(-before, 0), spread.shape[axis] - max(-after, 0))
-        index = np.pad(spread[(slice(None),) * axis + (cut,)], pads, constant_values=-1)
-    views = []
-    for corner in np.ndindex(*p["window_dimensions"]):
-        starts = [c * d for c, d in zip(corner, p["window_dilation"], strict=True)]
-        views.append(
-            index[
-                tuple(
-                    slice(s, s + (n - 1) * t + 1, t) for s, n, t in zip(starts, out, p["window_strides"], strict=True)
-                )
-            ]
-        )
-    return np.stack(views)
+    return lambda eqn, z: _tournament(pick, windows_first(eqn, z, fill))
 
 
 _SELECTED: dict[str, Callable[..., Array]] = {

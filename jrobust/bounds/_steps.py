@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust._program import Equation
-from jrobust.bounds._backward import filled, usual
+from jrobust.bounds._backward import filled, pair
 from jrobust.bounds._forms import Form, columns, elementwise, image, sizes, span, total
 from jrobust.bounds._machine import intersect, intervals, within
 from jrobust.bounds._problem import Problem
@@ -31,7 +31,7 @@ def _middle(v: Interval) -> Array:
 
 def with_slack(problem: Problem, eqn: Equation, mask: Mask, values: Any, out: Interval, forms: Sequence[Form]) -> Form:
     """Between two affine functions: half their difference, affine in the input, joins the radius."""
-    low, high = (filled(side, mask, values) for side in usual(eqn, values, out))
+    low, high = (filled(side, mask, values) for side in pair(eqn, values, out))
     below, above = image(low, forms)[0], image(high, forms)[0]
     sides = [_radii(eqn, side, forms) for side in (low, high)]
     slack = [jnp.zeros_like(below.coef) if r[0] is None else r[0] for r in sides]
@@ -60,8 +60,8 @@ def with_symbols(
         bias = slope * (z.bias - _middle(values[mask.index(True)])) + centre
         form = Form(slope * z.coef, bias, noise, None, error if z.box is None else error + jnp.abs(slope) * z.box)
     else:
-        pair = _joint(problem, eqn, values, out, forms) if mask == (True, True) and eqn.name in ("max", "min") else None
-        low, high = (filled(side, mask, values) for side in pair or usual(eqn, values, out))
+        both = _joint(problem, eqn, values, out, forms) if mask == (True, True) and eqn.name in ("max", "min") else None
+        low, high = (filled(side, mask, values) for side in both or pair(eqn, values, out))
         form = image(lambda *v: [0.5 * (low(*v)[0] + high(*v)[0])], forms)[0]
         error = jnp.abs(span(problem, image(lambda *v: [0.5 * (high(*v)[0] - low(*v)[0])], forms)[0]).hi)
         boxes = [_radii(eqn, side, forms)[1] for side in (low, high)]
@@ -92,12 +92,12 @@ def _parallel(eqn: Equation, mask: Mask, values: Any, out: Interval) -> tuple[Ar
 
     def at_ends(a: Array, b: Array) -> tuple[Array, Array]:
         piece = [Interval(a, b) if d else v for v, d in zip(values, mask, strict=True)]
-        low, high = (filled(f, mask, piece) for f in usual(eqn, piece, intervals(eqn, piece)[0]))
+        low, high = (filled(f, mask, piece) for f in pair(eqn, piece, intervals(eqn, piece)[0]))
         return jnp.stack([low(a)[0], low(b)[0]]), jnp.stack([high(a)[0], high(b)[0]])
 
     low, high = jax.vmap(at_ends)(edges[:-1], edges[1:])  # [pieces, 2, ...]
     ends = jnp.stack([edges[:-1], edges[1:]], axis=1) - middle
-    sides = [filled(f, mask, values) for f in usual(eqn, values, out)]
+    sides = [filled(f, mask, values) for f in pair(eqn, values, out)]
     slopes = [columns(f, [jnp.ones_like(middle)[None]], [middle]) for f in sides]
     k_low, k_high = (s[0][0] for s in slopes if s is not None)
     width = x.hi - x.lo
