@@ -15,7 +15,8 @@ from jrobust._oracle import Bound, Oracle, check_problem, require
 from jrobust._tree import bind
 from jrobust.bounds._domains import Domain, Leaf, input_root, neuron, neuron_root, piece
 from jrobust.bounds._methods import alpha_crown, crown, method_of
-from jrobust.bounds._problem import program_of
+from jrobust.bounds._pool import Pool, Waiting, children, filled_up
+from jrobust.bounds._problem import is_box, program_of
 from jrobust.typing import Array
 
 _FEW_INPUTS, _TRIES = 20, 4
@@ -33,46 +34,6 @@ def _root(oracle: Oracle, f: Any, s: Any, *, over: str) -> Any:
 @partial(jax.jit, static_argnames=("over", "tried"))
 def _step(oracle: Oracle, f: Any, s: Any, root: Any, domains: Domain, *, over: str, tried: int) -> tuple[Domain, Leaf]:
     return jax.vmap(lambda domain: _KINDS[over][1](oracle, f, s, root, domain, tried))(domains)
-
-
-class _Pool:
-    """Domains on the host, in arrays that grow by doubling."""
-
-    def __init__(self) -> None:
-        self.leaves: list[np.ndarray] = []
-        self.tree: Any = None
-        self.free: list[int] = []
-        self.bound: dict[int, float] = {}  # of the domains in the pool, in order of arrival
-
-    def push(self, batch: Any, bounds: np.ndarray) -> None:
-        leaves, self.tree = jax.tree.flatten(batch)
-        leaves = [np.asarray(leaf) for leaf in leaves]
-        if not self.leaves:
-            self.leaves = [np.empty((0, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
-        n, size = len(bounds), len(self.leaves[0])
-        if len(self.free) < n:
-            more = max(n, size, 64)
-            self.leaves = [np.concatenate([a, np.empty((more, *a.shape[1:]), a.dtype)]) for a in self.leaves]
-            self.free += range(size, size + more)
-        slots = [self.free.pop() for _ in range(n)]
-        for mine, new in zip(self.leaves, leaves, strict=True):
-            mine[slots] = new
-        self.bound |= dict(zip(slots, bounds.tolist(), strict=True))
-
-    def pop(self, n: int, order: str) -> Any:
-        slots = list(self.bound)
-        if order == "best":
-            values = np.fromiter(self.bound.values(), float, len(slots))
-            slots = [slots[j] for j in np.argsort(-values, kind="stable")[:n]]
-        else:
-            slots = slots[: -n - 1 : -1]
-        for slot in slots:
-            del self.bound[slot]
-        self.free += slots
-        return self.tree.unflatten([leaf[slots] for leaf in self.leaves])
-
-    def everything(self) -> Any:
-        return self.tree.unflatten([leaf[list(self.bound)] for leaf in self.leaves]) if self.bound else None
 
 
 class Search(NamedTuple):
@@ -102,38 +63,6 @@ class Search(NamedTuple):
     def gap(self) -> float:
         """``upper - lower``."""
         return self.upper - self.lower
-
-
-class _Open(NamedTuple):
-    """A bounded domain that waits: its ends, what is known of it, and how often it was bounded without a cut."""
-
-    domain: Domain
-    elements: np.ndarray
-    entries: np.ndarray
-    points: np.ndarray
-    tries: np.ndarray
-
-
-def _children(parents: _Open, depth: int) -> tuple[Domain, np.ndarray]:
-    """Every parent cut at its first ``depth`` entries: up to ``2**depth`` domains each, itself where nothing can be cut."""
-    n = len(parents.tries)
-    domain, tries = parents.domain, parents.tries + (parents.entries[:, 0] < 0)
-    who = np.arange(n)
-    lo, hi = domain.lo.copy(), domain.hi.copy()
-    for j in range(min(depth, parents.entries.shape[1])):
-        entry, point = parents.entries[who, j], parents.points[who, j]
-        cut = np.flatnonzero(entry >= 0)
-        low, high = (lo.copy(), hi.copy()), (lo[cut], hi[cut])
-        low[1][cut, entry[cut]] = point[cut]
-        high[0][np.arange(len(cut)), entry[cut]] = point[cut]
-        lo, hi = np.concatenate([low[0], high[0]]), np.concatenate([low[1], high[1]])
-        who = np.concatenate([who, who[cut]])
-    return jax.tree.map(lambda a: a[who], domain)._replace(lo=lo, hi=hi), tries[who]
-
-
-def _filled(batch: Any, size: int) -> Any:
-    """Exactly ``size`` domains, the last one repeated."""
-    return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], size - len(a), axis=0)]), batch)
 
 
 def branch(
@@ -171,7 +100,7 @@ def branch(
       A `Search`: its two sides enclose the worst case whenever it ends.
 
     Raises:
-      ValueError: ``over="input"`` on a set that is not a box of one array.
+      ValueError: ``over="input"`` on a set that is not a box of one array; a search of another problem in ``resume``.
 
     Guarantee: ``elements`` are upper bounds in exact arithmetic; float rounding is not directed outward. ``lower`` is attained at
       ``witness``.
@@ -198,8 +127,9 @@ def branch(
     size = batch if batch is not None else _batch(f, s)
     closed = np.full(elements.shape, -np.inf, elements.dtype)
     lower, witness, counted = -math.inf, s.center, 0
-    pool, stuck = _Pool(), []
+    pool, stuck = Pool(), []
     if resume is not None and resume.nodes > 0:
+        _check_same(resume, f, s, elements, domain)
         lower, witness, counted, closed, fresh = resume.lower, resume.witness, resume.nodes, resume.closed, None
         if resume.open is not None:
             pool.push(resume.open, resume.open.elements.max(1))
@@ -222,11 +152,11 @@ def branch(
         else:
             depth = max(1, int(math.log2(max(1, size / len(pool.bound)))))
             parents = pool.pop(max(1, size >> depth), order)
-            domains, tries = _children(parents, depth)
+            domains, tries = children(parents, depth)
         for start in range(0, len(tries), size):
             part = jax.tree.map(lambda a, start=start: a[start : start + size], domains)
             n = len(part.row)
-            bounded, leaf = jax.device_get(_step(oracle, f, s, root, _filled(part, size), over=kind, tried=tried))
+            bounded, leaf = jax.device_get(_step(oracle, f, s, root, filled_up(part, size), over=kind, tried=tried))
             bounded, leaf = jax.tree.map(lambda a, n=n: a[:n], (bounded, leaf))
             counted += n
             at = int(np.argmax(np.where(np.isnan(leaf.lower), np.inf, leaf.lower)))
@@ -236,7 +166,7 @@ def branch(
             upper = np.minimum(leaf.elements, ceiling).max(1)
             finished = upper < target if target is not None else upper <= lower + tolerance
             closed = np.maximum(closed, np.max(leaf.elements, axis=0, where=finished[:, None], initial=-np.inf))
-            waiting = _Open(bounded, leaf.elements, leaf.entries, leaf.points, tries[start : start + size])
+            waiting = Waiting(bounded, leaf.elements, leaf.entries, leaf.points, tries[start : start + size])
             hopeless = ~finished & (waiting.tries >= _TRIES)
             stuck += [jax.tree.map(lambda a, h=hopeless: a[h], waiting)] if hopeless.any() else []
             keep = ~finished & ~hopeless
@@ -249,14 +179,32 @@ def branch(
     return Search(lower, jax.tree.map(jnp.asarray, witness), np.minimum(elements, ceiling), counted, closed, remaining)
 
 
+def _check_same(resume: Search, f: Objective, s: Any, elements: Array, domain: Domain) -> None:
+    """Raise where a search speaks of another function or set, as far as its shapes and its witness show."""
+    shapes = [np.shape(resume.elements), *map(np.shape, jax.tree.leaves(resume.witness))]
+    wanted = [np.shape(elements), *map(np.shape, jax.tree.leaves(s.center))]
+    if resume.open is not None:
+        shapes.append(resume.open.domain.lo.shape[1:])
+        wanted.append(domain.lo.shape[1:])
+    if shapes != wanted:
+        raise ValueError(f"branch: resume= is a search of another problem: shapes {shapes} where this one has {wanted}")
+    again = float(jnp.max(f(resume.witness)))
+    same = np.isclose(again, resume.lower, rtol=1e-3, atol=1e-3) or not np.isfinite(resume.lower)
+    if not (same and bool(s.contains(resume.witness))):
+        raise ValueError(
+            f"branch: resume= is a search of another problem: it met a violation of {resume.lower:.6g} at its witness, which has "
+            f"{again:.6g} here" + ("" if bool(s.contains(resume.witness)) else " and lies outside this set")
+        )
+
+
 def _plan(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
     if over not in ("auto", *_KINDS):
         raise ValueError(f"branch: over is one of auto, input, neurons, got {over!r}")
     leaves = jax.tree.leaves(s.center)
-    is_box = len(leaves) == 1 and s.geometry.name in ("linf", "box")
+    one_box = len(leaves) == 1 and is_box(s)
     if over == "auto":
-        over = "input" if is_box and leaves[0].size <= _FEW_INPUTS else "neurons"
-    if over == "input" and not is_box:
+        over = "input" if one_box and leaves[0].size <= _FEW_INPUTS else "neurons"
+    if over == "input" and not one_box:
         raise ValueError(
             f"branch: over='input' cuts a box of one array, got a set of kind {s.geometry.name!r}; use over='neurons'"
         )

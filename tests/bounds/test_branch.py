@@ -72,6 +72,9 @@ def test_decides(over):
     assert part.upper >= -0.01
     assert rest.upper < 0
     assert rest.nodes >= part.nodes
+    if part.open is not None:
+        with pytest.raises(ValueError, match="another problem"):
+            jr.bounds.branch(objective(best + 1.0), s, over=over, batch=16, resume=part)
     verdict = jr.verify(
         objective(best + 0.01), s, key=jax.random.key(0), lower=jr.attacks.pgd(steps=5),
         upper=jr.cascade(jr.bounds.ibp(), jr.bounds.branch_and_bound(over=over, batch=16)),
@@ -108,16 +111,16 @@ def test_refusals():
 
 
 def test_children_cover_their_parent():
-    from jrobust.bounds._branch import _children, _Open
     from jrobust.bounds._domains import Domain
+    from jrobust.bounds._pool import Waiting, children
 
     r = np.random.default_rng(0)
     lo, hi = r.uniform(-1, 0, (5, 4)), r.uniform(0, 1, (5, 4))
     entries = np.stack([r.permutation(4)[:3] for _ in range(5)])
     entries[2, 1:] = -1
     points = np.take_along_axis(0.5 * (lo + hi), entries.clip(0), 1)
-    parents = _Open(Domain(lo, hi, np.arange(5), ()), np.zeros((5, 1)), entries, points, np.zeros(5, int))
-    kids, _ = _children(parents, 3)
+    parents = Waiting(Domain(lo, hi, np.arange(5), ()), np.zeros((5, 1)), entries, points, np.zeros(5, int))
+    kids, _ = children(parents, 3)
     assert len(kids.row) == 4 * 8 + 2
     for j, share in itertools.product(range(5), r.uniform(0, 1, (20, 4))):
         z = lo[j] + share * (hi[j] - lo[j])
