@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jrobust._program import Equation
+from jrobust.bounds._affine import filled, function
 from jrobust.bounds._machine import within
 from jrobust.bounds._problem import Env, Problem, mask_of, relaxable
-from jrobust.bounds._tables import RELAX, Interval, Mask, is_affine
+from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.typing import Array
 
 
@@ -159,20 +160,3 @@ def at_input(problem: Problem, rows: Mapping[int, Array]) -> Any:
     """Rows of the program's inputs as a point of the set's structure; 0 where there is none."""
     leaves, tree = jax.tree.flatten(problem.s.center)
     return tree.unflatten([rows.get(i, jnp.zeros_like(x)) for i, x in zip(problem.program.inputs, leaves, strict=True)])
-
-
-def filled(fn: Callable[..., Any], mask: Mask, values: Sequence[Any]) -> Callable[..., list[Any]]:
-    """``fn`` of the dependent operands alone."""
-
-    def of_dependent(*xs: Any) -> list[Any]:
-        queue = iter(xs)
-        out = fn(*(next(queue) if d else v for d, v in zip(mask, values, strict=True)))
-        return list(out) if isinstance(out, list | tuple) else [out]
-
-    return of_dependent
-
-
-def function(eqn: Equation) -> Callable[..., Any]:
-    """An affine equation as a function whose derivative is its matrix."""
-    # the identity in value; its own derivative would drop the rows
-    return (lambda x: x) if eqn.name == "stop_gradient" else (lambda *xs: eqn.bind(xs))

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._program import Equation
-from jrobust.bounds._backward import filled, function, pair
+from jrobust.bounds._affine import filled, function
+from jrobust.bounds._backward import pair
 from jrobust.bounds._linear import Affine, Model, scaled, stacked, take
 from jrobust.bounds._matrices import ELEMENTWISE, affine_map
 from jrobust.bounds._piecewise import RULES, Term, known, pick

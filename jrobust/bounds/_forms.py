@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jrobust import _loops
 from jrobust._program import Equation
 from jrobust._tree import unravel
-from jrobust.bounds._backward import filled, function
+from jrobust.bounds._affine import AVERAGING, ELEMENTWISE, absolute, filled, function
 from jrobust.bounds._problem import Problem
 from jrobust.bounds._tables import Interval, Mask
 from jrobust.typing import Array
@@ -42,22 +42,6 @@ class Form(NamedTuple):
 Columns = Sequence[Array | None]
 
 
-def _names(*lines: str) -> frozenset[str]:
-    return frozenset(name for line in lines for name in line.split())
-
-
-# Affine primitives whose linear part has no negative coefficient, so that it is its own absolute value.
-_POSITIVE = _names(
-    "reshape squeeze transpose rev slice copy stop_gradient name optimization_barrier sharding_constraint pvary device_put",
-    "split unstack expand_dims add add_any broadcast_in_dim concatenate pad stack tile gather dynamic_slice",
-    "dynamic_update_slice scatter scatter-add reduce_sum cumsum reduce_window_sum convert_element_type select_n",
-)
-_SCALED = _names("mul div dot_general conv_general_dilated")  # by a known operand of any sign
-_FLIPPED: dict[str, Callable[..., Any]] = {"neg": lambda x: x, "sub": jnp.add}
-PUSHED = _POSITIVE | _SCALED | frozenset(_FLIPPED)
-"""The affine primitives that forms go through; of any other the interval serves."""
-
-
 def columns(fn: Callable[..., Any], parts: Columns, like: Sequence[Array]) -> list[Array] | None:
     """The linear part of an affine ``fn`` of each column [k, ...] of its operands; None where all are."""
     k = next((p.shape[0] for p in parts if p is not None), None)
@@ -77,10 +61,8 @@ def columns(fn: Callable[..., Any], parts: Columns, like: Sequence[Array]) -> li
 
 def pushed(eqn: Equation, mask: Mask, values: Sequence[Any], forms: Sequence[Form]) -> list[Form]:
     """The forms of an affine equation's outputs."""
-    fn = filled(function(eqn), mask, values)
-    scaled = [v if d else jnp.abs(v) for v, d in zip(values, mask, strict=True)] if eqn.name in _SCALED else values
-    size = filled(_FLIPPED.get(eqn.name, function(eqn)), mask, scaled)
-    out = image(fn, forms)
+    size = absolute(eqn, mask, values)
+    out = image(filled(function(eqn), mask, values), forms)
     like = [f.bias for f in forms]
     slack = columns(size, [f.slack for f in forms], like)
     box = columns(size, [None if f.box is None else f.box[None] for f in forms], like)
@@ -104,12 +86,6 @@ def image(fn: Callable[..., Any], forms: Sequence[Form]) -> list[Form]:
 
 # -- Radii through relaxations ------------------------------------------------------------------------------------------
 
-ELEMENTWISE = _names(
-    "max min clamp abs leaky_relu mul div exp exp2 expm1 softplus square cosh sparse_plus rsqrt log log1p sqrt tanh logistic",
-    "atan erf asinh cbrt soft_sign erfc sinh selu silu gelu gelu_tanh mish elu celu sin cos integer_pow pow",
-)
-_AVERAGING = _names("reduce_max reduce_min reduce_window_max reduce_window_min logsumexp")
-
 
 def elementwise(eqn: Equation, forms: Sequence[Form]) -> bool:
     """Whether entry j of the output depends on entries j of the operands alone."""
@@ -127,7 +103,7 @@ def sizes(eqn: Equation, fn: Callable[..., Any], parts: Columns, forms: Sequence
             for i in range(len(like))
         ]
         return sum(jnp.abs(k[0]) * p for k, p in zip(slopes, parts, strict=True) if k is not None and p is not None)  # pyright: ignore
-    if eqn.name in _AVERAGING:  # chosen entries and means of them
+    if eqn.name in AVERAGING:  # chosen entries and means of them
         moved = columns(fn, parts, like)
         return None if moved is None else moved[0]
     _, vjp = jax.vjp(fn, *(jnp.zeros_like(v) for v in like))

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jrobust._objective import Objective
 from jrobust._oracle import Bound, Oracle
 from jrobust._tree import bind
+from jrobust.bounds._affine import PUSHED
 from jrobust.bounds._backward import Bounded, relaxed
-from jrobust.bounds._forms import PUSHED, Form, inputs, pushed, span
+from jrobust.bounds._forms import Form, inputs, pushed, span
 from jrobust.bounds._machine import intersect
 from jrobust.bounds._methods import answer, check_memory
 from jrobust.bounds._problem import Env, Problem, check, is_box, mask_of, pose, program_of, relaxable

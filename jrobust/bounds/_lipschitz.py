@@ -11,7 +11,7 @@ from jrobust._objective import Objective, objective
 from jrobust._oracle import Bound, Oracle, require
 from jrobust._program import Equation
 from jrobust._tree import bind, unravel
-from jrobust.bounds._forms import PUSHED
+from jrobust.bounds._affine import PUSHED
 from jrobust.bounds._jacobian import jacobian_bounds, rise, support_about_centre
 from jrobust.bounds._machine import intersect
 from jrobust.bounds._methods import answer, ibp

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from jrobust import sets
 from jrobust._program import Equation, Program
+from jrobust.bounds._affine import ELEMENTWISE, PUSHED, function
 from jrobust.bounds._arrange import axes_first, windows_first
-from jrobust.bounds._backward import function
-from jrobust.bounds._forms import ELEMENTWISE, PUSHED
 from jrobust.bounds._methods import ibp, output_bounds
 from jrobust.bounds._problem import mask_of
 from jrobust.bounds._tables import Mask, is_affine

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jrobust._program import Equation
-from jrobust.bounds._backward import filled, pair
+from jrobust.bounds._affine import filled
+from jrobust.bounds._backward import pair
 from jrobust.bounds._forms import Form, columns, elementwise, image, sizes, span, total
 from jrobust.bounds._machine import intersect, intervals, within
 from jrobust.bounds._problem import Problem

@@ -129,7 +129,7 @@ def test_nan_and_overflow_reach_the_bound():
 
 def test_every_affine_primitive_is_pushed():
     """A new affine primitive needs its absolute value here, else its interval serves."""
-    from jrobust.bounds._forms import PUSHED
+    from jrobust.bounds._affine import PUSHED
     from jrobust.bounds._tables import AFFINE
 
     assert set(AFFINE) <= PUSHED

@@ -1,0 +1,55 @@
+"""Affine equations as functions: of their dependent operands alone, with a derivative that is their matrix, and its absolute value."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from jrobust._program import Equation
+from jrobust.bounds._tables import Mask
+
+
+def _names(*lines: str) -> frozenset[str]:
+    return frozenset(name for line in lines for name in line.split())
+
+
+# Affine primitives whose linear part has no negative coefficient, so that it is its own absolute value.
+_POSITIVE = _names(
+    "reshape squeeze transpose rev slice copy stop_gradient name optimization_barrier sharding_constraint pvary device_put",
+    "split unstack expand_dims add add_any broadcast_in_dim concatenate pad stack tile gather dynamic_slice",
+    "dynamic_update_slice scatter scatter-add reduce_sum cumsum reduce_window_sum convert_element_type select_n",
+)
+_SCALED = _names("mul div dot_general conv_general_dilated")  # by a known operand of any sign
+_FLIPPED: dict[str, Callable[..., Any]] = {"neg": lambda x: x, "sub": jnp.add}
+PUSHED = _POSITIVE | _SCALED | frozenset(_FLIPPED)
+"""The affine primitives whose absolute value is known; of any other the interval serves."""
+
+# Primitives that work entry by entry, or choose or average entries.
+ELEMENTWISE = _names(
+    "max min clamp abs leaky_relu mul div exp exp2 expm1 softplus square cosh sparse_plus rsqrt log log1p sqrt tanh logistic",
+    "atan erf asinh cbrt soft_sign erfc sinh selu silu gelu gelu_tanh mish elu celu sin cos integer_pow pow",
+)
+AVERAGING = _names("reduce_max reduce_min reduce_window_max reduce_window_min logsumexp")
+
+
+def filled(fn: Callable[..., Any], mask: Mask, values: Sequence[Any]) -> Callable[..., list[Any]]:
+    """``fn`` of the dependent operands alone."""
+
+    def of_dependent(*xs: Any) -> list[Any]:
+        queue = iter(xs)
+        out = fn(*(next(queue) if d else v for d, v in zip(mask, values, strict=True)))
+        return list(out) if isinstance(out, list | tuple) else [out]
+
+    return of_dependent
+
+
+def function(eqn: Equation) -> Callable[..., Any]:
+    """An affine equation as a function whose derivative is its matrix."""
+    # the identity in value; its own derivative would drop the rows
+    return (lambda x: x) if eqn.name == "stop_gradient" else (lambda *xs: eqn.bind(xs))
+
+
+def absolute(eqn: Equation, mask: Mask, values: Sequence[Any]) -> Callable[..., list[Any]]:
+    """An affine equation (of `PUSHED`) of its dependent operands, every coefficient made positive; known terms stay."""
+    scaled = [v if d else jnp.abs(v) for v, d in zip(values, mask, strict=True)] if eqn.name in _SCALED else values
+    return filled(_FLIPPED.get(eqn.name, function(eqn)), mask, scaled)
