@@ -3,7 +3,7 @@
 from jrobust.bounds._branch import Search, branch, branch_and_bound
 from jrobust.bounds._forward import forward_crown, zonotope
 from jrobust.bounds._lipschitz import lipschitz, lipschitz_constant
-from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, supported
+from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, outward, supported
 from jrobust.bounds._milp import lp, milp
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "lp",
     "milp",
     "output_bounds",
+    "outward",
     "supported",
     "zonotope",
 ]

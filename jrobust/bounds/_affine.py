@@ -9,27 +9,28 @@ from jrobust._program import Equation
 from jrobust.bounds._tables import Mask
 
 
-def _names(*lines: str) -> frozenset[str]:
+def names(*lines: str) -> frozenset[str]:
+    """A set of names, separated by blanks."""
     return frozenset(name for line in lines for name in line.split())
 
 
 # Affine primitives whose linear part has no negative coefficient, so that it is its own absolute value.
-_POSITIVE = _names(
+_POSITIVE = names(
     "reshape squeeze transpose rev slice copy stop_gradient name optimization_barrier sharding_constraint pvary device_put",
     "split unstack expand_dims add add_any broadcast_in_dim concatenate pad stack tile gather dynamic_slice",
     "dynamic_update_slice scatter scatter-add reduce_sum cumsum reduce_window_sum convert_element_type select_n",
 )
-_SCALED = _names("mul div dot_general conv_general_dilated")  # by a known operand of any sign
+_SCALED = names("mul div dot_general conv_general_dilated")  # by a known operand of any sign
 _FLIPPED: dict[str, Callable[..., Any]] = {"neg": lambda x: x, "sub": jnp.add}
 PUSHED = _POSITIVE | _SCALED | frozenset(_FLIPPED)
 """The affine primitives whose absolute value is known; of any other the interval serves."""
 
 # Primitives that work entry by entry, or choose or average entries.
-ELEMENTWISE = _names(
+ELEMENTWISE = names(
     "max min clamp abs leaky_relu mul div exp exp2 expm1 softplus square cosh sparse_plus rsqrt log log1p sqrt tanh logistic",
     "atan erf asinh cbrt soft_sign erfc sinh selu silu gelu gelu_tanh mish elu celu sin cos integer_pow pow",
 )
-AVERAGING = _names("reduce_max reduce_min reduce_window_max reduce_window_min logsumexp")
+AVERAGING = names("reduce_max reduce_min reduce_window_max reduce_window_min logsumexp")
 
 
 def filled(fn: Callable[..., Any], mask: Mask, values: Sequence[Any]) -> Callable[..., list[Any]]:

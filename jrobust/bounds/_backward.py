@@ -15,6 +15,7 @@ from jrobust._program import Equation
 from jrobust.bounds._affine import filled, function
 from jrobust.bounds._machine import within
 from jrobust.bounds._problem import Env, Problem, mask_of, relaxable
+from jrobust.bounds._rounding import affine_error, line_error, straight, sum_error, weighted_error
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.typing import Array
 
@@ -58,13 +59,14 @@ def relaxed(problem: Problem, env: Env) -> Bounded:
 class Form(NamedTuple):
     """``<rows, values> + offset``, with the equations from ``upto`` on already pulled through.
 
-    ``met`` are the coefficients that nonlinear equations were met with, by equation.
+    ``met`` are the coefficients that nonlinear equations were met with, by equation; ``error`` is what rounding may add.
     """
 
     rows: dict[int, Array]
     offset: Array
     upto: int
     met: dict[int, Any]
+    error: Any = 0.0
 
 
 class Cut(NamedTuple):
@@ -75,10 +77,10 @@ class Cut(NamedTuple):
     interval: Interval
 
 
-def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any]) -> tuple[Sequence[Any], Any]:
-    """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``."""
+def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any]) -> tuple[Sequence[Any], Any, Any]:
+    """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``; and ``fn(0)``."""
     at_zero, vjp = jax.vjp(fn, *(jnp.zeros(a.shape, a.dtype) for a in shapes))
-    return vjp(coefficients), sum(_dot(c, b) for c, b in zip(coefficients, at_zero, strict=True))
+    return vjp(coefficients), sum(_dot(c, b) for c, b in zip(coefficients, at_zero, strict=True)), at_zero
 
 
 def _dot(c: Array, b: Array) -> Array:
@@ -86,11 +88,14 @@ def _dot(c: Array, b: Array) -> Array:
     return jnp.sum(jnp.where(c == 0, 0.0, c * b))
 
 
-def _cut(rows: dict[int, Array], i: int, cut: Cut | None, aval: Any) -> Any:
+def _cut(rows: dict[int, Array], i: int, cut: Cut | None, aval: Any, env: Env, error: "_Error") -> Any:
     """Add the constraints on value ``i``, each a quantity >= 0 on the domain; returns what the offset gains."""
     if cut is None:
         return 0.0
     rows[i] = rows.get(i, jnp.zeros(aval.shape, aval.dtype)) + cut.above - cut.below
+    error.add(weighted_error, rows[i], env[i])
+    error.add(sum_error, cut.below, cut.interval.hi)
+    error.add(sum_error, cut.above, cut.interval.lo)
     return _dot(cut.below, cut.interval.hi) - _dot(cut.above, cut.interval.lo)
 
 
@@ -106,6 +111,7 @@ def pulled(
     """Pull a form back: as an upper bound all the way, or exactly, up to the first equation that is not affine or whose value is cut."""
     program, cuts = problem.program, cuts or {}
     rows, offset, met = dict(form.rows), form.offset, dict(form.met)
+    error = _Error(problem.rounding, form.error)
     for k in reversed(range(form.upto)):
         eqn = program.equations[k]
         if not any(o in rows or o in cuts for o in eqn.outputs):
@@ -113,27 +119,52 @@ def pulled(
         mask = mask_of(program, eqn)
         affine = is_affine(eqn, mask, program.avals)
         if affine_only and not (affine and not any(o in cuts for o in eqn.outputs)):
-            return Form(rows, offset, k + 1, met)
-        offset += sum(_cut(rows, o, cuts.get(o), a) for o, a in zip(eqn.outputs, eqn.avals, strict=True))
+            return Form(rows, offset, k + 1, met, error.total)
+        values = [env[i] for i in eqn.inputs]
         sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
-        known = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
+        known = [None if d else v for v, d in zip(values, mask, strict=True)]
         shapes = [program.avals[i] for i in sources]
+        offset += sum(_cut(rows, o, cuts.get(o), a, env, error) for o, a in zip(eqn.outputs, eqn.avals, strict=True))
         c = [rows.pop(o, jnp.zeros(a.shape, offset.dtype)) for o, a in zip(eqn.outputs, eqn.avals, strict=True)]
         if affine:
-            parts = [_pull(filled(function(eqn), mask, known), shapes, c)]
-        elif k in pairs:
+            back, bias, _ = _pull(filled(function(eqn), mask, known), shapes, c)
+            parts = [(back, bias)]
+            error.add(affine_error, eqn, mask, values, c)
+        elif k in pairs and (not problem.rounding or straight(eqn, [a.shape for a in shapes])):
             met[k] = c
-            signed = [jnp.minimum(ci, 0) for ci in c], [jnp.maximum(ci, 0) for ci in c]
-            parts = [_pull(filled(side, mask, known), shapes, ci) for side, ci in zip(pairs[k], signed, strict=True)]
+            parts = []
+            for side, ci in zip(pairs[k], (jnp.minimum(c[0], 0), jnp.maximum(c[0], 0)), strict=True):
+                back, bias, at_zero = _pull(filled(side, mask, known), shapes, [ci])
+                parts.append((back, bias))
+                operands = [env[i] for i in sources]
+                error.add(line_error, eqn, ci, back, operands, at_zero[0], env[eqn.outputs[0]])
         else:
-            offset += sum(_sup(ci, env[o]) for ci, o in zip(c, eqn.outputs, strict=True))
+            for ci, o in zip(c, eqn.outputs, strict=True):
+                offset += _sup(ci, env[o])
+                error.add(sum_error, ci, env[o])
             continue
-        for pulled_back, bias in parts:
+        for back, bias in parts:
             offset += bias
-            for i, ci in zip(sources, pulled_back, strict=True):
-                rows[i] = rows[i] + ci if i in rows else ci
-    offset += sum(_cut(rows, i, cuts.get(i), program.avals[i]) for i in program.inputs)
-    return Form(rows, offset, 0, met)
+            error.add(weighted_error, offset, 1.0)
+            for i, ci in zip(sources, back, strict=True):
+                if i in rows:
+                    rows[i] = rows[i] + ci
+                    error.add(weighted_error, rows[i], env[i])
+                else:
+                    rows[i] = ci
+    offset += sum(_cut(rows, i, cuts.get(i), program.avals[i], env, error) for i in program.inputs)
+    return Form(rows, offset, 0, met, error.total)
+
+
+class _Error:
+    """What rounding may add to a form, summed up where it is asked for."""
+
+    def __init__(self, asked: bool, total: Any) -> None:
+        self.asked, self.total = asked, total
+
+    def add(self, term: Callable[..., Array], *of: Any) -> None:
+        if self.asked:
+            self.total = self.total + term(*of)
 
 
 def upper(
@@ -142,14 +173,19 @@ def upper(
     """An upper bound of a form over the set, and the form at the input."""
     end = pulled(problem, env, pairs, form, cuts)
     if not end.rows:
-        return end.offset, end
+        return end.offset + end.error, end
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(c)) for c in end.rows.values()]))
-    return jnp.where(finite, end.offset + problem.s.support(at_input(problem, end.rows)), jnp.nan), end
+    bound = end.offset + problem.s.support(at_input(problem, end.rows))
+    if problem.rounding:
+        last = sum(sum_error(c, env[i]) for i, c in end.rows.items())
+        bound += 1.01 * (end.error + last + weighted_error(bound, 1.0))
+    return jnp.where(finite, bound, jnp.nan), end
 
 
 def scaled(form: Form, factor: Array) -> Form:
     """The form times a number."""
-    return form._replace(rows={i: factor * c for i, c in form.rows.items()}, offset=factor * form.offset)
+    rows = {i: factor * c for i, c in form.rows.items()}
+    return form._replace(rows=rows, offset=factor * form.offset, error=jnp.abs(factor) * form.error)
 
 
 def _sup(c: Array, v: Interval) -> Array:

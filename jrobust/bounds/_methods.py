@@ -171,6 +171,45 @@ def crown_ibp(*, memory: int = MEMORY) -> Oracle:
     return crown(intermediates=ibp(memory=memory), memory=memory)
 
 
+def outward(method: Oracle) -> Oracle:
+    """A method whose bounds account for rounding: of their own computation and of the float network that they speak about.
+
+    Every interval is widened, and every backward pass carries the sum of what its coefficients, its offset and the network's own
+    operations may have been rounded by. Model of arithmetic (u is half a unit in the last place of 1): basic operations are correctly
+    rounded; sums may be taken in any order, fused or not; exp, tanh and their like are within 32 u of the largest of their operands
+    and results; underflow may flush to zero. What does not depend on the input is the floats that were computed. No fast convolution
+    algorithms (Winograd, FFT), no products of fewer bits (TF32, bfloat16).
+
+    Args:
+      method: `ibp`, `crown`, `crown_ibp` or `alpha_crown`, with intermediates of these.
+
+    Returns:
+      The method, rounded outward; for `branch` too.
+
+    Raises:
+      TypeError: any other method.
+
+    Guarantee: for every float point of the set (as its arithmetic computes the ends) the outputs that floats give, in any such
+      evaluation, and the exact ones lie within the bounds. Pairs of lines around softmax and products of two bounded arrays give way
+      to intervals; a function that the model does not speak of (tan, lgamma, erf_inv, ...) is unbounded.
+
+    >>> import jax.numpy as jnp, jrobust as jr
+    >>> w, s = jnp.array([[1e8, 1.0, -1e8]]), jr.sets.linf(0.0)(jnp.ones(3))  # sums up to 0, 1 or 2 by the order
+    >>> lo, hi = jr.bounds.output_bounds(lambda z: w @ z, s, method=outward(jr.bounds.ibp()))
+    >>> bool(lo[0] < 0) and bool(hi[0] > 2)
+    True
+    """
+    inner = method_of(method, "outward")
+    each = inner
+    while each is not None:
+        if not isinstance(each, Method):
+            raise TypeError(
+                f"outward takes ibp, crown, crown_ibp or alpha_crown, and intermediates of these, got {each.name}"
+            )
+        each = each.intermediates
+    return _oracle(inner._replace(rounding=True, name=f"outward({inner.name})"))
+
+
 def output_bounds(
     fn: Callable[[Any], Any], s: Any, *, method: Oracle | None = None, key: Any = None
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

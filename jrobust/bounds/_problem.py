@@ -18,12 +18,13 @@ Env = dict[int, Any]
 
 class Problem(NamedTuple):
     """A flat program, its set, and facts about its values: `levels` of the affine chain each lies on, and whether that chain
-    starts at the input (``pure``)."""
+    starts at the input (``pure``). With ``rounding`` bounds hold for what floats compute (`_rounding`)."""
 
     program: Program
     s: Any
     levels: dict[int, int]
     pure: frozenset[int]
+    rounding: bool = False
 
 
 def program_of(fn: Callable[[Any], Any], *args: Any) -> Program:
@@ -106,7 +107,7 @@ def check(program: Program, method: str) -> None:
         )
 
 
-def pose(program: Program, s: Any) -> Problem:
+def pose(program: Program, s: Any, rounding: bool = False) -> Problem:
     """The static facts about the affine chains of a program."""
     levels, pure = dict.fromkeys(program.inputs, 0), set(program.inputs)
     for eqn in program.equations:
@@ -119,4 +120,4 @@ def pose(program: Program, s: Any) -> Problem:
         levels |= dict.fromkeys(eqn.outputs, level)
         if affine and all(i in pure for i in sources):
             pure |= set(eqn.outputs)
-    return Problem(program, s, levels, frozenset(pure))
+    return Problem(program, s, levels, frozenset(pure), rounding)

@@ -34,6 +34,7 @@ class Method(NamedTuple):
       relax: whether the backward walk goes through nonlinear equations (CROWN) or stops there (IBP).
       intermediates: the method (anything that can `walk`) whose intervals the relaxations are built on; None: its own, refined as it goes.
       memory: bytes that the coefficients of one example may take.
+      rounding: whether bounds hold for what floats compute, not exact arithmetic alone.
       steps, rate, target: of the optimiser of the relaxations' free parameters (alpha-CROWN); 0 steps leaves them as they start.
     """
 
@@ -44,6 +45,7 @@ class Method(NamedTuple):
     steps: int = 0
     rate: float = 0.1
     target: float = -math.inf
+    rounding: bool = False
 
     def walk(self, problem: Problem) -> Bounded:
         """Intervals of every value, and relaxations."""
@@ -175,7 +177,7 @@ def posed(fn: Callable[[Any], Any], s: Any, method: Method) -> Problem:
     """The problem of ``fn`` over a set, once every equation is known to have a rule."""
     program = program_of(fn, s.center)
     check(program, method.name)
-    return pose(program, s)
+    return pose(program, s, method.rounding)
 
 
 def upper_bounds(fn: Callable[[Any], Any], s: Any, method: Method) -> Array:

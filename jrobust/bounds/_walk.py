@@ -6,6 +6,7 @@ import jax
 
 from jrobust.bounds._machine import intervals, whole
 from jrobust.bounds._problem import Env, Problem, mask_of
+from jrobust.bounds._rounding import outward, rounded
 from jrobust.bounds._tables import Interval, is_affine
 
 
@@ -23,6 +24,8 @@ def walk(
     """
     program = problem.program
     hull = [whole(Interval(*both)) for both in zip(*map(jax.tree.leaves, problem.s.hull()), strict=True)]
+    hull = [outward(v, 4) for v in hull] if problem.rounding else hull
+    rule = rounded if problem.rounding else intervals
     env: Env = dict(program.constants) | dict(zip(program.inputs, hull, strict=True))
     done: set[int] = set()
     for k, eqn in enumerate(program.equations):
@@ -34,6 +37,6 @@ def walk(
                 for i in {i for i, d in zip(eqn.inputs, mask, strict=True) if d} - done:
                     env[i] = tightened(env, i)
                     done.add(i)
-            outs = met(env, k, intervals(eqn, [env[i] for i in eqn.inputs]))
+            outs = met(env, k, rule(eqn, [env[i] for i in eqn.inputs]))
         env |= dict(zip(eqn.outputs, outs, strict=True))
     return env

@@ -1,0 +1,193 @@
+"""What floating point may add to a bound: of the network's own evaluation, and of the computation of the bound.
+
+Model of arithmetic, with u = eps / 2 of the dtype: sums, products, quotients and roots are correctly rounded; sums of products are
+added up in any order, fused or not; what underflows may be flushed to zero; exp, tanh and their like are within 32 u of the largest of
+their operands and results. Values that do not depend on the input are the floats that were computed. Fast convolution algorithms
+(Winograd, FFT) and products of fewer bits (TF32, bfloat16) are outside of it.
+
+Intervals: an operand of a sum of n products is widened by gamma(2 n + 10) of its magnitude first, and so the sum by what n roundings
+can do to it, in the network and in the bound; the result of anything else is widened by units of itself. Backward walks: where
+``<c, y>`` of an equation's output y becomes ``<c', x> + bias``, the form's error grows by what the rounding of c', of the bias and of
+the network's y can amount to.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from jrobust._program import Equation
+from jrobust.bounds._affine import AVERAGING, ELEMENTWISE, absolute, names
+from jrobust.bounds._machine import intervals, whole
+from jrobust.bounds._tables import Interval, Mask, ends
+from jrobust.typing import Array
+
+_FEW, _SOME, _MANY = 4, 128, 512  # units: of a basic operation, a function, and one that works through logarithms
+
+
+def gamma(n: int, dtype: Any) -> float:
+    """The relative error of n roundings; a percent for that of the error itself."""
+    nu = n * float(jnp.finfo(dtype).eps) / 2
+    return 1.01 * nu / (1 - nu) if nu < 0.5 else math.inf
+
+
+def magnitude(v: Any) -> Array:
+    """The largest absolute value of each entry."""
+    lo, hi = ends(v)
+    return jnp.maximum(jnp.abs(lo), jnp.abs(hi))
+
+
+def weighted(c: Array, size: Array) -> Array:
+    """``<|c|, size>``; an entry that a form does not hold (c = 0) may be infinite."""
+    return jnp.sum(jnp.where(c == 0, 0.0, jnp.abs(c) * size))
+
+
+# -- How often primitives round -----------------------------------------------------------------------------------------
+
+
+def _dot(eqn: Equation, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    contracted = math.prod(shapes[0][i] for i in eqn.params["dimension_numbers"][0][0])
+    return contracted, max(eqn.avals[0].size * contracted // max(1, math.prod(s)) for s in shapes)
+
+
+def _conv(eqn: Equation, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    out, inner, *_ = eqn.params["dimension_numbers"].rhs_spec
+    kernel = math.prod(shapes[1])
+    return kernel // max(1, shapes[1][out]), kernel // max(1, shapes[1][inner])
+
+
+def _twice(n: int) -> tuple[int, int]:
+    return n, n
+
+
+def _ratio(eqn: Equation, shapes: Sequence[tuple[int, ...]]) -> int:
+    return max(1, math.prod(shapes[0]) // max(1, eqn.avals[0].size))
+
+
+_SUMS: dict[str, Callable[..., tuple[int, int]]] = {
+    "dot_general": _dot,
+    "conv_general_dilated": _conv,
+    "reduce_sum": lambda eqn, shapes: (_ratio(eqn, shapes), 0),
+    "reduce_window_sum": lambda eqn, shapes: _twice(math.prod(eqn.params["window_dimensions"])),
+    "cumsum": lambda eqn, shapes: _twice(shapes[0][eqn.params["axis"]]),
+    "scatter-add": lambda eqn, shapes: (1 + math.prod(shapes[2]), 1),
+}
+"""Terms of a sum, and of the sums of its transpose."""
+
+_EXACT = names(
+    "reshape squeeze transpose rev slice copy stop_gradient name optimization_barrier sharding_constraint pvary device_put",
+    "split unstack expand_dims neg concatenate pad stack select_n dynamic_slice dynamic_update_slice scatter abs max min",
+    "clamp reduce_max reduce_min reduce_window_max reduce_window_min sort top_k cummax cummin sign floor ceil round",
+)
+_REPEATS = names("broadcast_in_dim tile gather")  # exact; their transposes are sums
+_BASIC = names("add add_any sub mul div sqrt square leaky_relu convert_element_type")
+_FUNCTIONS = names(
+    "exp expm1 log log1p tanh logistic erf erfc softplus sin cos gelu gelu_tanh silu mish elu celu selu soft_sign",
+    "sparse_plus rsqrt cbrt atan asinh sinh cosh integer_pow reduce_prod cumprod logsumexp cumlogsumexp softmax log_softmax",
+)
+_LOGARITHMIC = names("pow exp2")
+
+
+def _units(eqn: Equation, shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """Of a function of an entry, or of a row of them; None where the model says nothing."""
+    if eqn.name in _LOGARITHMIC:
+        return _MANY
+    if eqn.name not in _FUNCTIONS:
+        return None
+    axis = eqn.params.get("axis")
+    along = shapes[0][axis] if isinstance(axis, int) else 1
+    return _SOME + 2 * max(_ratio(eqn, shapes), along, abs(eqn.params.get("y", 0)))
+
+
+# -- Intervals ------------------------------------------------------------------------------------------------------------
+
+
+def widened(v: Interval, by: Any) -> Interval:
+    """Both ends moved outward."""
+    return Interval(v.lo - by, v.hi + by)
+
+
+def outward(v: Interval, units: int) -> Interval:
+    """Each end moved by units of itself, and of the smallest number."""
+    rate, tiny = gamma(units, v.lo.dtype), units * float(jnp.finfo(v.lo.dtype).tiny)
+    return Interval(v.lo - (rate * jnp.abs(v.lo) + tiny), v.hi + (rate * jnp.abs(v.hi) + tiny))
+
+
+def _floating(v: Any) -> bool:
+    return bool(jnp.issubdtype(ends(v)[0].dtype, jnp.floating))
+
+
+def rounded(eqn: Equation, values: Sequence[Any]) -> list[Interval]:
+    """`intervals` of what the network computes in floats."""
+    if not jnp.issubdtype(eqn.avals[0].dtype, jnp.floating) or eqn.name in _EXACT | _REPEATS:
+        return intervals(eqn, values)
+    shapes = [jnp.shape(ends(v)[0]) for v in values]
+    if eqn.name in _SUMS:
+        n = 2 * _SUMS[eqn.name](eqn, shapes)[0] + 10
+        bounded = [isinstance(v, Interval) and _floating(v) for v in values]
+        values = [
+            widened(v, gamma(n, v.lo.dtype) * magnitude(v)) if b else v for v, b in zip(values, bounded, strict=True)
+        ]
+        # what is only added, not multiplied, counts once more (scatter-add)
+        return [outward(o, n if eqn.name == "scatter-add" else _FEW) for o in intervals(eqn, values)]
+    if eqn.name in _BASIC:
+        return [outward(o, _FEW) for o in intervals(eqn, values)]
+    units = _units(eqn, shapes)
+    if units is None:
+        return [whole(o, True) if _floating(o) else o for o in intervals(eqn, values)]
+    outs = [outward(o, units) for o in intervals(eqn, values)]
+    for v in values:
+        if _floating(v):
+            m = magnitude(v)
+            outs = [widened(o, gamma(units, o.lo.dtype) * (m if m.shape == o.lo.shape else jnp.max(m))) for o in outs]
+    return outs
+
+
+# -- Backward walks ---------------------------------------------------------------------------------------------------------
+
+
+def straight(eqn: Equation, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether the error of a pair of lines is known: entry by entry, or averages of entries."""
+    alone = eqn.name in ELEMENTWISE and all(s == eqn.avals[0].shape for s in shapes)
+    return alone or eqn.name in AVERAGING
+
+
+def affine_error(eqn: Equation, mask: Mask, values: Sequence[Any], c: Sequence[Array]) -> Array:
+    """What an affine equation's rounding, and that of pulling ``c`` through it, may add to ``<c, eqn(x)>``."""
+    shapes = [jnp.shape(ends(v)[0]) for v in values]
+    n = 2 * _FEW
+    if eqn.name in _SUMS:
+        n = sum(_SUMS[eqn.name](eqn, shapes)) + _FEW
+    elif eqn.name in _REPEATS:
+        n = eqn.avals[0].size
+    elif eqn.name in _EXACT:
+        n = 1
+    sizes = [magnitude(v) if d else jnp.abs(v) if _floating(v) else v for v, d in zip(values, mask, strict=True)]
+    size = absolute(eqn, mask, sizes)
+    dependent = [m for m, d in zip(sizes, mask, strict=True) if d]
+    reach, base = size(*dependent), size(*(jnp.zeros_like(m) for m in dependent))
+    return sum(
+        (gamma(n, ci.dtype) * weighted(ci, r) + sum_error(ci, b) for ci, r, b in zip(c, reach, base, strict=True)),
+        jnp.zeros((), c[0].dtype),
+    )
+
+
+def sum_error(c: Array, size: Any) -> Array:
+    """Of a dot product with numbers of such magnitude, a support function's too."""
+    return gamma(c.size + 32, c.dtype) * weighted(c, magnitude(size))
+
+
+def weighted_error(c: Array, size: Any) -> Array:
+    """Of an addition or two to each coefficient."""
+    return gamma(_FEW, c.dtype) * weighted(c, magnitude(size))
+
+
+def line_error(
+    eqn: Equation, c: Array, pulled: Sequence[Array], values: Sequence[Any], at_zero: Array, out: Interval
+) -> Array:
+    """What rounding may add where ``<c, eqn(x)>`` goes through one of a pair of lines: ``pulled`` are its coefficients of x."""
+    reach = sum((weighted(p, magnitude(v)) for p, v in zip(pulled, values, strict=True)), jnp.zeros((), c.dtype))
+    reach += weighted(c, jnp.abs(at_zero)) + weighted(c, magnitude(out))
+    units = 4 * _FEW if eqn.name in _EXACT | _BASIC else _SOME  # of a slope and an intercept
+    return gamma(units, c.dtype) * reach + sum_error(c, at_zero)
