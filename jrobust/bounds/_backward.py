@@ -15,18 +15,26 @@ from jrobust._program import Equation
 from jrobust.bounds._affine import filled, function
 from jrobust.bounds._machine import within
 from jrobust.bounds._problem import Env, Problem, mask_of, relaxable
-from jrobust.bounds._rounding import affine_error, line_error, straight, sum_error, weighted_error
+from jrobust.bounds._rounding import line_error, straight, sum_error, weighted, weighted_error
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.typing import Array
 
 
+class Lines(NamedTuple):
+    """The affine functions below and above an equation, and how far rounding may move what is pulled through each, entry by entry."""
+
+    sides: Sequence[Callable[..., Any]]
+    errors: Sequence[Array] | None = None
+
+
 class Bounded(NamedTuple):
-    """What a forward walk found: every known value and an interval for every other, the pairs of affine functions built on them, by
-    equation, and their free parameters."""
+    """What a forward walk found: every known value and an interval for every other, the lines built on them, by equation, their free
+    parameters, and how far rounding may move what is pulled through affine equations."""
 
     env: Env
     theta: dict[int, Any]
-    pairs: dict[int, Any]
+    pairs: dict[int, Lines]
+    errors: dict[int, Sequence[Array]]
 
 
 def pair(eqn: Equation, values: Sequence[Any], out: Interval, theta: Any = None) -> list[Callable[..., Any]]:
@@ -36,13 +44,26 @@ def pair(eqn: Equation, values: Sequence[Any], out: Interval, theta: Any = None)
     return within(rule.lines(eqn, theta, *values), out, values)
 
 
-def pairs_of(problem: Problem, env: Env, theta: Mapping[int, Any]) -> dict[int, Any]:
-    """`pair` of every equation that has parameters here."""
+def lines(problem: Problem, k: int, values: Sequence[Any], out: Interval, theta: Any) -> Lines | None:
+    """`pair`, and its errors; None where these are asked for and not known."""
+    eqn = problem.program.equations[k]
+    sides = pair(eqn, values, out, theta)
+    if not problem.rounding:
+        return Lines(sides)
+    mask = mask_of(problem.program, eqn)
+    operands = [v for v, d in zip(values, mask, strict=True) if d]
+    if not straight(eqn, [v.lo.shape for v in operands]):
+        return None
+    return Lines(sides, [line_error(eqn, filled(side, mask, values), operands, out) for side in sides])
+
+
+def pairs_of(problem: Problem, env: Env, theta: Mapping[int, Any]) -> dict[int, Lines]:
+    """`lines` of every equation that has parameters here."""
     found = {}
     for k, parameters in theta.items():
         eqn = problem.program.equations[k]
-        found[k] = pair(eqn, [env[i] for i in eqn.inputs], env[eqn.outputs[0]], parameters)
-    return found
+        found[k] = lines(problem, k, [env[i] for i in eqn.inputs], env[eqn.outputs[0]], parameters)
+    return {k: v for k, v in found.items() if v is not None}
 
 
 def relaxed(problem: Problem, env: Env) -> Bounded:
@@ -53,7 +74,7 @@ def relaxed(problem: Problem, env: Env) -> Bounded:
         for k, eqn in enumerate(program.equations)
         if relaxable(program, eqn)
     }
-    return Bounded(env, theta, pairs_of(problem, env, theta))
+    return Bounded(env, theta, pairs_of(problem, env, theta), {})
 
 
 class Form(NamedTuple):
@@ -77,10 +98,10 @@ class Cut(NamedTuple):
     interval: Interval
 
 
-def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any]) -> tuple[Sequence[Any], Any, Any]:
-    """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``; and ``fn(0)``."""
+def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any]) -> tuple[Sequence[Any], Any]:
+    """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``."""
     at_zero, vjp = jax.vjp(fn, *(jnp.zeros(a.shape, a.dtype) for a in shapes))
-    return vjp(coefficients), sum(_dot(c, b) for c, b in zip(coefficients, at_zero, strict=True)), at_zero
+    return vjp(coefficients), sum(_dot(c, b) for c, b in zip(coefficients, at_zero, strict=True))
 
 
 def _dot(c: Array, b: Array) -> Array:
@@ -100,16 +121,10 @@ def _cut(rows: dict[int, Array], i: int, cut: Cut | None, aval: Any, env: Env, e
 
 
 def pulled(
-    problem: Problem,
-    env: Env,
-    pairs: Mapping[int, Any],
-    form: Form,
-    cuts: Mapping[int, Cut] | None = None,
-    *,
-    affine_only: bool = False,
+    problem: Problem, by: Bounded, form: Form, cuts: Mapping[int, Cut] | None = None, *, affine_only: bool = False
 ) -> Form:
     """Pull a form back: as an upper bound all the way, or exactly, up to the first equation that is not affine or whose value is cut."""
-    program, cuts = problem.program, cuts or {}
+    program, env, cuts = problem.program, by.env, cuts or {}
     rows, offset, met = dict(form.rows), form.offset, dict(form.met)
     error = _Error(problem.rounding, form.error)
     for k in reversed(range(form.upto)):
@@ -120,38 +135,34 @@ def pulled(
         affine = is_affine(eqn, mask, program.avals)
         if affine_only and not (affine and not any(o in cuts for o in eqn.outputs)):
             return Form(rows, offset, k + 1, met, error.total)
-        values = [env[i] for i in eqn.inputs]
         sources = [i for i, d in zip(eqn.inputs, mask, strict=True) if d]
-        known = [None if d else v for v, d in zip(values, mask, strict=True)]
+        known = [None if d else env[i] for i, d in zip(eqn.inputs, mask, strict=True)]
         shapes = [program.avals[i] for i in sources]
         offset += sum(_cut(rows, o, cuts.get(o), a, env, error) for o, a in zip(eqn.outputs, eqn.avals, strict=True))
         c = [rows.pop(o, jnp.zeros(a.shape, offset.dtype)) for o, a in zip(eqn.outputs, eqn.avals, strict=True)]
         if affine:
-            back, bias, _ = _pull(filled(function(eqn), mask, known), shapes, c)
-            parts = [(back, bias)]
-            error.add(affine_error, eqn, mask, values, c)
-        elif k in pairs and (not problem.rounding or straight(eqn, [a.shape for a in shapes])):
-            met[k] = c
-            parts = []
-            for side, ci in zip(pairs[k], (jnp.minimum(c[0], 0), jnp.maximum(c[0], 0)), strict=True):
-                back, bias, at_zero = _pull(filled(side, mask, known), shapes, [ci])
-                parts.append((back, bias))
-                operands = [env[i] for i in sources]
-                error.add(line_error, eqn, ci, back, operands, at_zero[0], env[eqn.outputs[0]])
+            parts = [_pull(filled(function(eqn), mask, known), shapes, c)]
+            for ci, size in zip(c, by.errors.get(k, ()), strict=False):
+                error.add(weighted, ci, size)
+        elif k in by.pairs:
+            met[k], pair = c, by.pairs[k]
+            signed = [jnp.minimum(c[0], 0), jnp.maximum(c[0], 0)]
+            parts = [_pull(filled(f, mask, known), shapes, [ci]) for f, ci in zip(pair.sides, signed, strict=True)]
+            for ci, size in zip(signed, pair.errors or (), strict=False):
+                error.add(weighted, ci, size)
         else:
             for ci, o in zip(c, eqn.outputs, strict=True):
                 offset += _sup(ci, env[o])
                 error.add(sum_error, ci, env[o])
             continue
+        before = set(rows)
         for back, bias in parts:
             offset += bias
             error.add(weighted_error, offset, 1.0)
             for i, ci in zip(sources, back, strict=True):
-                if i in rows:
-                    rows[i] = rows[i] + ci
-                    error.add(weighted_error, rows[i], env[i])
-                else:
-                    rows[i] = ci
+                rows[i] = rows[i] + ci if i in rows else ci
+        for i in before & set(sources):
+            error.add(weighted_error, rows[i], env[i])
     offset += sum(_cut(rows, i, cuts.get(i), program.avals[i], env, error) for i in program.inputs)
     return Form(rows, offset, 0, met, error.total)
 
@@ -167,19 +178,17 @@ class _Error:
             self.total = self.total + term(*of)
 
 
-def upper(
-    problem: Problem, env: Env, pairs: Mapping[int, Any], form: Form, cuts: Mapping[int, Cut] | None = None
-) -> tuple[Array, Form]:
+def upper(problem: Problem, by: Bounded, form: Form, cuts: Mapping[int, Cut] | None = None) -> tuple[Array, Form]:
     """An upper bound of a form over the set, and the form at the input."""
-    end = pulled(problem, env, pairs, form, cuts)
-    if not end.rows:
-        return end.offset + end.error, end
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(c)) for c in end.rows.values()]))
-    bound = end.offset + problem.s.support(at_input(problem, end.rows))
+    end = pulled(problem, by, form, cuts)
+    bound = end.offset
+    if end.rows:
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(c)) for c in end.rows.values()]))
+        bound = jnp.where(finite, bound + problem.s.support(at_input(problem, end.rows)), jnp.nan)
     if problem.rounding:
-        last = sum(sum_error(c, env[i]) for i, c in end.rows.items())
+        last = sum(sum_error(c, by.env[i]) for i, c in end.rows.items())
         bound += 1.01 * (end.error + last + weighted_error(bound, 1.0))
-    return jnp.where(finite, bound, jnp.nan), end
+    return bound, end
 
 
 def scaled(form: Form, factor: Array) -> Form:

@@ -102,7 +102,7 @@ def neuron(
     (out,) = problem.program.outputs
     cuts, by, empty = _walked(problem, method, root, domain.lo, domain.hi)
     m = problem.program.avals[out].shape[0]
-    form = row(problem, by.env, out, (jnp.arange(m) == domain.row).astype(domain.lo.dtype))
+    form = row(problem, by, out, (jnp.arange(m) == domain.row).astype(domain.lo.dtype))
     options = {"steps": method.steps, "rate": method.rate, "target": method.target}
     bound, parameters, end = optimised(problem, by, form, cuts=cuts, start=domain.parameters, **options)
     bound = jnp.minimum(bound, by.env[out].hi[domain.row])
@@ -116,7 +116,8 @@ def neuron(
         lo = jnp.where(here & (side == 1), points, domain.lo)
         hi = jnp.where(here & (side == 0), points, domain.hi)
         _, inner, empty = _walked(problem, method, root, lo, hi)
-        value = upper(problem, inner.env, pairs_of(problem, inner.env, parameters[0]), form)[0]
+        inner = inner._replace(pairs=pairs_of(problem, inner.env, parameters[0]))
+        value = upper(problem, inner, form)[0]
         return jnp.where(empty, -jnp.inf, never_nan(value))
 
     if tried > 1:

@@ -97,7 +97,7 @@ def forward_bounds(fn: Callable[[Any], Any], s: Any, method: Forward) -> Array:
     if out in forms:
         best = intersect(best, span(problem, forms[out]))
     if problem.levels[out] > 1 and out not in problem.pure:  # as interval arithmetic does, so never above it
-        best = intersect(best, Interval(best.lo, one_sided(problem, IBP, Bounded(env, {}, {}), out, best.hi)))
+        best = intersect(best, Interval(best.lo, one_sided(problem, IBP, Bounded(env, {}, {}, {}), out, best.hi)))
     return best.hi
 
 

@@ -50,7 +50,7 @@ def _analyse(f: Any, s: Any, *, inner: Any, by: str) -> _Analysis:
     if out not in program.dependent:
         best = Interval(jnp.asarray(env[out]), jnp.asarray(env[out]))
     else:
-        walked = walked if getattr(inner, "relax", True) else Bounded(env, {}, {})
+        walked = walked if getattr(inner, "relax", True) else Bounded(env, {}, {}, {})
         best = intersect(env[out], Interval(env[out].lo, one_sided(problem, CROWN, walked, out, env[out].hi)))
     return _Analysis(dataclasses.replace(program, constants={}), env, best)
 

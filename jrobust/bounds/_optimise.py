@@ -50,7 +50,7 @@ def optimised(
     def bound(parameters: Any) -> tuple[Array, Form]:
         theta, multipliers = parameters
         held = {i: _cut(cuts[i], *m) for i, m in multipliers.items()}
-        return upper(problem, by.env, pairs_of(problem, by.env, theta), form, held)
+        return upper(problem, by._replace(pairs=pairs_of(problem, by.env, theta)), form, held)
 
     adam: Any = optax.scale_by_adam()
 

@@ -14,10 +14,11 @@ import jrobust.bounds._products
 import jrobust.bounds._relaxations
 import jrobust.bounds._special  # noqa: F401  (all fill the tables)
 from jrobust import _loops
-from jrobust.bounds._backward import Bounded, Form, pair, pulled, scaled, upper
+from jrobust.bounds._backward import Bounded, Form, lines, pulled, scaled, upper
 from jrobust.bounds._machine import intersect
 from jrobust.bounds._optimise import optimised
 from jrobust.bounds._problem import Env, Problem, check, is_box, mask_of, pose, program_of, relaxable
+from jrobust.bounds._rounding import affine_error
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.bounds._walk import walk
 from jrobust.typing import Array
@@ -63,14 +64,18 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
     """Intervals of every value, as tight as ``method`` makes them; where intervals are ``given``, those and no backward walk."""
     program = problem.program
     base = method.intermediates.walk(problem) if given is None and method.intermediates is not None else None
-    theta, pairs = {}, {}
+    theta, pairs, errors = {}, {}, {}
 
     def tightened(env: Env, i: int) -> Interval:
         if given is not None:
             return intersect(env[i], given[i]) if i in given else env[i]
         if not _worth_refining(problem, method, i):
             return env[i]
-        by = (base or Bounded(env, theta, pairs)) if method.relax else Bounded(env, {}, {})
+        by = (
+            base
+            if base is not None and method.relax
+            else Bounded(env, *((theta, pairs) if method.relax else ({}, {})), errors)
+        )
         return intersect(env[i], two_sided(problem, method, by, i, env[i]))
 
     def met(env: Env, k: int, outs: Sequence[Interval]) -> Sequence[Interval]:
@@ -80,10 +85,13 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
         if relaxable(program, eqn):
             values = [env[i] for i in eqn.inputs]
             theta[k] = RELAX[eqn.name].start(eqn, *values)
-            pairs[k] = pair(eqn, values, outs[0], theta[k])
+            found = lines(problem, k, values, outs[0], theta[k])
+            pairs.update({} if found is None else {k: found})
+        elif problem.rounding and is_affine(eqn, mask := mask_of(program, eqn), program.avals):
+            errors[k] = affine_error(eqn, mask, [env[i] for i in eqn.inputs])
         return outs
 
-    return Bounded(walk(problem, tightened, met), theta, pairs)
+    return Bounded(walk(problem, tightened, met), theta, pairs, errors)
 
 
 def _floating(v: Interval) -> bool:
@@ -120,15 +128,15 @@ def unsettled(problem: Problem, env: Env, i: int) -> Array:
 # -- Rows -------------------------------------------------------------------------------------------------------------
 
 
-def row(problem: Problem, env: Env, i: int, c: Array) -> Form:
+def row(problem: Problem, by: Bounded, i: int, c: Array) -> Form:
     """``<c, value i>`` as a form, pulled back to the last nonlinear equation before it."""
     equations = problem.program.equations
     upto = 1 + max((k for k, eqn in enumerate(equations) if i in eqn.outputs), default=-1)
-    return pulled(problem, env, {}, Form({i: c}, jnp.zeros((), c.dtype), upto, {}), affine_only=True)
+    return pulled(problem, by, Form({i: c}, jnp.zeros((), c.dtype), upto, {}), affine_only=True)
 
 
 def _rows(
-    problem: Problem, env: Env, i: int, memory: int, one: Callable[[Form], Any], open_: Array, default: Any
+    problem: Problem, by: Bounded, i: int, memory: int, one: Callable[[Form], Any], open_: Array, default: Any
 ) -> Any:
     """``one(form)`` for each open entry of value ``i``, as many at a time as the memory allows; the identity is never built."""
     program, aval = problem.program, problem.program.avals[i]
@@ -138,7 +146,7 @@ def _rows(
     chunk = max(1, min(n, memory // (6 * widest * aval.dtype.itemsize)))
 
     def at(index: Array) -> Any:
-        return one(row(problem, env, i, (jnp.arange(n) == index).astype(aval.dtype).reshape(aval.shape)))
+        return one(row(problem, by, i, (jnp.arange(n) == index).astype(aval.dtype).reshape(aval.shape)))
 
     out = _loops.map_where(at, open_.reshape(-1), jax.tree.map(jnp.ravel, default), batch_size=chunk)
     return jax.tree.map(lambda end: end.reshape(aval.shape), out)
@@ -147,14 +155,14 @@ def _rows(
 def _bound(problem: Problem, method: Method, by: Bounded, form: Form) -> Array:
     """An upper bound of one form; where ``by`` has no pair, the interval serves."""
     if not method.steps or not by.theta:
-        return upper(problem, by.env, by.pairs, form)[0]
+        return upper(problem, by, form)[0]
     return optimised(problem, by, form, steps=method.steps, rate=method.rate, target=method.target)[0]
 
 
 def one_sided(problem: Problem, method: Method, by: Bounded, i: int, default: Array) -> Array:
     """Upper bounds of every entry of value ``i`` by backward passes."""
     every = jnp.ones(default.shape, bool)
-    return _rows(problem, by.env, i, method.memory, lambda form: _bound(problem, method, by, form), every, default)
+    return _rows(problem, by, i, method.memory, lambda form: _bound(problem, method, by, form), every, default)
 
 
 def two_sided(problem: Problem, method: Method, by: Bounded, i: int, default: Interval) -> Interval:
@@ -170,7 +178,7 @@ def two_sided(problem: Problem, method: Method, by: Bounded, i: int, default: In
 
     first = i in problem.pure
     open_ = jnp.ones(default.lo.shape, bool) if first else unsettled(problem, by.env | {i: default}, i)
-    return _rows(problem, by.env, i, method.memory, both, open_, default)
+    return _rows(problem, by, i, method.memory, both, open_, default)
 
 
 def posed(fn: Callable[[Any], Any], s: Any, method: Method) -> Problem:
@@ -199,7 +207,9 @@ def output(problem: Problem, method: Method, by: Bounded) -> Array:
     best = by.env[out]
     # an affine chain alone needs no relaxation
     if problem.levels[out] > 1 or (out in problem.pure and not is_box(problem.s)):
-        best = intersect(best, Interval(best.lo, one_sided(problem, method, Bounded(by.env, {}, {}), out, best.hi)))
+        best = intersect(
+            best, Interval(best.lo, one_sided(problem, method, by._replace(theta={}, pairs={}), out, best.hi))
+        )
     if method.relax and out not in problem.pure:
         best = intersect(best, Interval(best.lo, one_sided(problem, method, by, out, best.hi)))
     return best.hi

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jrobust._program import Equation
@@ -81,6 +82,9 @@ _EXACT = names(
     "clamp reduce_max reduce_min reduce_window_max reduce_window_min sort top_k cummax cummin sign floor ceil round",
 )
 _REPEATS = names("broadcast_in_dim tile gather")  # exact; their transposes are sums
+_SHIFTS = names(
+    "add add_any sub concatenate pad stack select_n scatter scatter-add dynamic_update_slice"
+)  # by known terms
 _BASIC = names("add add_any sub mul div sqrt square leaky_relu convert_element_type")
 _FUNCTIONS = names(
     "exp expm1 log log1p tanh logistic erf erfc softplus sin cos gelu gelu_tanh silu mish elu celu selu soft_sign",
@@ -153,8 +157,8 @@ def straight(eqn: Equation, shapes: Sequence[tuple[int, ...]]) -> bool:
     return alone or eqn.name in AVERAGING
 
 
-def affine_error(eqn: Equation, mask: Mask, values: Sequence[Any], c: Sequence[Array]) -> Array:
-    """What an affine equation's rounding, and that of pulling ``c`` through it, may add to ``<c, eqn(x)>``."""
+def affine_error(eqn: Equation, mask: Mask, values: Sequence[Any]) -> list[Array]:
+    """How far rounding, of an affine equation and of a row that is pulled through it, may move the row's value: by each coefficient."""
     shapes = [jnp.shape(ends(v)[0]) for v in values]
     n = 2 * _FEW
     if eqn.name in _SUMS:
@@ -162,15 +166,32 @@ def affine_error(eqn: Equation, mask: Mask, values: Sequence[Any], c: Sequence[A
     elif eqn.name in _REPEATS:
         n = eqn.avals[0].size
     elif eqn.name in _EXACT:
-        n = 1
+        n = 0
+    shifts = eqn.name in _SHIFTS and any(not d and _floating(v) for v, d in zip(values, mask, strict=True))
+    if n == 0 and not shifts:
+        return []
     sizes = [magnitude(v) if d else jnp.abs(v) if _floating(v) else v for v, d in zip(values, mask, strict=True)]
     size = absolute(eqn, mask, sizes)
     dependent = [m for m, d in zip(sizes, mask, strict=True) if d]
-    reach, base = size(*dependent), size(*(jnp.zeros_like(m) for m in dependent))
-    return sum(
-        (gamma(n, ci.dtype) * weighted(ci, r) + sum_error(ci, b) for ci, r, b in zip(c, reach, base, strict=True)),
-        jnp.zeros((), c[0].dtype),
-    )
+    errors = [gamma(n, r.dtype) * r for r in size(*dependent)]
+    if shifts:  # the bias is a dot product of its own
+        base = size(*(jnp.zeros_like(m) for m in dependent))
+        errors = [e + gamma(e.size + _FEW, e.dtype) * b for e, b in zip(errors, base, strict=True)]
+    return errors
+
+
+def line_error(eqn: Equation, side: Callable[..., Any], values: Sequence[Any], out: Interval) -> Array:
+    """The same of one of a `straight` equation's pair of lines."""
+    like = [jnp.zeros_like(v.lo) for v in values]
+    (at_zero,), vjp = jax.vjp(side, *like)
+    if eqn.name in AVERAGING:  # no negative coefficient
+        reach = jax.jvp(side, tuple(like), tuple(magnitude(v) for v in values))[1][0]
+    else:
+        slopes = vjp([jnp.ones_like(at_zero)])
+        reach = sum((jnp.abs(k) * magnitude(v) for k, v in zip(slopes, values, strict=True)), jnp.zeros_like(at_zero))
+    units = 4 * _FEW if eqn.name in _EXACT | _BASIC else _SOME  # of a slope and an intercept
+    error = gamma(units, reach.dtype) * (reach + jnp.abs(at_zero) + magnitude(out))
+    return error + gamma(error.size + _FEW, reach.dtype) * jnp.abs(at_zero)
 
 
 def sum_error(c: Array, size: Any) -> Array:
@@ -181,13 +202,3 @@ def sum_error(c: Array, size: Any) -> Array:
 def weighted_error(c: Array, size: Any) -> Array:
     """Of an addition or two to each coefficient."""
     return gamma(_FEW, c.dtype) * weighted(c, magnitude(size))
-
-
-def line_error(
-    eqn: Equation, c: Array, pulled: Sequence[Array], values: Sequence[Any], at_zero: Array, out: Interval
-) -> Array:
-    """What rounding may add where ``<c, eqn(x)>`` goes through one of a pair of lines: ``pulled`` are its coefficients of x."""
-    reach = sum((weighted(p, magnitude(v)) for p, v in zip(pulled, values, strict=True)), jnp.zeros((), c.dtype))
-    reach += weighted(c, jnp.abs(at_zero)) + weighted(c, magnitude(out))
-    units = 4 * _FEW if eqn.name in _EXACT | _BASIC else _SOME  # of a slope and an intercept
-    return gamma(units, c.dtype) * reach + sum_error(c, at_zero)

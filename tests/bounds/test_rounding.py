@@ -52,9 +52,10 @@ def test_rule(name):
 CURVES = {
     "exp": jnp.exp, "expm1": jnp.expm1, "log": lambda z: jnp.log(z + 4), "log1p": lambda z: jnp.log1p(z + 4), "tanh": jnp.tanh,
     "logistic": jax.nn.sigmoid, "erf": jax.lax.erf, "softplus": jax.nn.softplus, "gelu": jax.nn.gelu, "silu": jax.nn.silu,
-    "elu": jax.nn.elu, "mish": jax.nn.mish, "sin": jnp.sin, "atan": jnp.arctan, "softmax": jax.nn.softmax,
-    "sqrt": lambda z: jnp.sqrt(z + 4), "exact gelu": lambda z: jax.nn.gelu(z, approximate=False), "log softmax": jax.nn.log_softmax, "logsumexp": jax.nn.logsumexp,
-    "reciprocal": lambda z: 1 / (z + 4), "cube": lambda z: z**3, "cosh": jnp.cosh, "rsqrt": lambda z: jax.lax.rsqrt(z + 4),
+    "elu": jax.nn.elu, "mish": jax.nn.mish, "sin": jnp.sin, "atan": jnp.arctan, "softmax": jax.nn.softmax, "cosh": jnp.cosh,
+    "sqrt": lambda z: jnp.sqrt(z + 4), "rsqrt": lambda z: jax.lax.rsqrt(z + 4), "reciprocal": lambda z: 1 / (z + 4),
+    "exact gelu": lambda z: jax.nn.gelu(z, approximate=False), "log softmax": jax.nn.log_softmax,
+    "logsumexp": jax.nn.logsumexp, "cube": lambda z: z**3,
 }  # fmt: skip
 
 
