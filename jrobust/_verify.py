@@ -79,7 +79,14 @@ def _text(each: Any) -> Any:
 
 
 def verify(
-    f: Objective, s: Any, *, key: Any, lower: Oracle | None = None, upper: Oracle | None = None, budget: int | float = 0
+    f: Objective,
+    s: Any,
+    *,
+    key: Any,
+    lower: Oracle | None = None,
+    upper: Oracle | None = None,
+    budget: int | float = 0,
+    **options: Any,
 ) -> Verdict:
     """Attack first, then bounds, then branch and bound, each only on what is still open: violated, verified, or open with a gap.
 
@@ -91,12 +98,13 @@ def verify(
       upper: a bound (`cascade` for several); None: `jr.bounds.ladder()`.
       budget: seconds of `jr.bounds.branch` where both leave the example open (looked at between its compiled steps; its compilation
         counts); 0: none.
+      **options: further ones of `jr.bounds.branch`, such as ``batch``, ``over`` or ``nodes``.
 
     Returns:
       A `Verdict`. Where the attack succeeded ``upper`` is ``+inf``, not computed.
 
     Raises:
-      ValueError: oracles on the wrong side, or a negative budget.
+      ValueError: oracles on the wrong side, a negative budget, or options of a search without one.
       TypeError: a budget or a host oracle under jit, vmap or grad.
 
     Guarantee: "violated" has a witness in the set, "verified" is as good as the bound that proved it (float rounding is not directed
@@ -119,6 +127,8 @@ def verify(
     require(("upper",), upper, by="verify(upper=)")
     if not budget >= 0:
         raise ValueError(f"verify: budget is a number of seconds >= 0, got {budget}")
+    if options and budget == 0:
+        raise ValueError(f"verify: {', '.join(options)} is for branch and bound, which takes a budget > 0")
     keys = jax.random.split(key)
     found = ask(lower, keys[0], f, s)
     hit, dtype, first = violated(found.value), found.value.dtype, len(parts(lower))
@@ -141,15 +151,15 @@ def verify(
     stage = jnp.where(hit, decided_at(lower, found, "lower"), proved)
     stages = tuple(oracle.name for side in (lower, upper) for oracle in parts(side))
     verdict = Verdict(found.value, above, found.witness, stage, stages)
-    return verdict if budget == 0 else _searched(verdict, f, s, budget)
+    return verdict if budget == 0 else _searched(verdict, f, s, budget, options)
 
 
-def _searched(verdict: Verdict, f: Objective, s: Any, budget: int | float) -> Verdict:
+def _searched(verdict: Verdict, f: Objective, s: Any, budget: int | float, options: dict[str, Any]) -> Verdict:
     """The same after branch and bound, where nothing has decided yet; its witness is evaluated once more."""
     stages = (*verdict.stages, _SEARCH)
     if verdict.stage >= 0:
         return dataclasses.replace(verdict, stages=stages)
-    found = bounds.branch(f, s, seconds=budget)
+    found = bounds.branch(f, s, seconds=budget, **options)
     lower, upper = f.value(f.outputs(found.witness)), jnp.asarray(found.upper, verdict.upper.dtype)
     better = s.contains(found.witness) & ~(lower <= verdict.lower)
     lower, witness = (lower, found.witness) if better else (verdict.lower, verdict.witness)

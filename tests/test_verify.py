@@ -67,7 +67,7 @@ def test_each_stage_decides_what_is_hard_for_those_before(best):
 
 def test_the_search_brings_a_witness_and_gives_up_on_time(best):
     blind = jr.attacks.pgd(steps=1, step=0.0, start="center")
-    found = jr.verify(above(best - 0.02), SET, key=KEY, lower=blind, budget=60)
+    found = jr.verify(above(best - 0.02), SET, key=KEY, lower=blind, budget=60, batch=16)
     assert (found.status, found.decided_by) == ("violated", "branch-and-bound")
     assert bool(SET.contains(found.witness))
     assert float(net(W, found.witness).max()) == pytest.approx(float(found.lower) + best - 0.02, abs=1e-5)
@@ -106,6 +106,8 @@ def test_stages_under_jit_and_vmap(best):
 def test_budgets_are_checked():
     with pytest.raises(ValueError, match="budget"):
         jr.verify(above(0.0), SET, key=KEY, budget=-1)
+    with pytest.raises(ValueError, match="batch is for branch and bound"):
+        jr.verify(above(0.0), SET, key=KEY, batch=8)
     with pytest.raises(ValueError, match="seconds"):
         jr.bounds.ladder(seconds=-1)
 
