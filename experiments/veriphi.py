@@ -3,7 +3,7 @@
 Command:  python -m experiments.veriphi [--data-dir DIR] [--out DIR] [--plot veriphi.png]
           python -m experiments.veriphi --table            # from the records alone
           MNIST and CIFAR-10 through tfds, from --data-dir or $TFDS_DATA_DIR. Nets are kept in --out (runs/veriphi).
-Hardware: 2 CPU cores. Wall time: about 25 minutes.
+Hardware: 2 CPU cores. Wall time: about 30 minutes.
 Expected: no verified point is broken. The paper: IBP training certifies 78 % on MNIST and next to nothing on CIFAR-10, where PGD
           training leads at small eps; attacking first is about five times as fast.
 
