@@ -11,7 +11,8 @@ from jrobust import attacks, bounds, objectives, sets, smoothing, transforms
 from jrobust._combinators import cascade, mix, restarts, shrink, strongest, tightest
 from jrobust._objective import Loss, Objective
 from jrobust._oracle import Bound, Oracle, Radius, RadiusOracle
-from jrobust._transforms import Verdict, critical_radius, verify, worst_case
+from jrobust._transforms import critical_radius, worst_case
+from jrobust._verify import Verdict, verify
 
 if TYPE_CHECKING:
     from jrobust import data, evaluation, io, models, nnx, testing, training

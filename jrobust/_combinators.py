@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jrobust import _loops
 from jrobust._checks import check_count
 from jrobust._iterate import Iteration, improves, violated
+from jrobust._objective import Objective
 from jrobust._oracle import Bound, Oracle, joint_confidence, require
-from jrobust._tree import bind, stop_gradient, where
+from jrobust._tree import bind, is_traced, stop_gradient, where
 from jrobust.typing import Array, Side
 
 
@@ -95,6 +96,29 @@ def decided(side: Side, value: Any) -> Any:
     return violated(value) if side == "lower" else value < 0
 
 
+@jax.jit
+def _compiled(oracle: Oracle, key: Any, f: Any, s: Any) -> Bound:
+    return oracle.solve(key, f, s)
+
+
+def ask(oracle: Oracle, key: Any, f: Any, s: Any) -> Bound:
+    """`solve`, compiled where nothing is traced yet: one program for all objectives of one form."""
+    by_itself = oracle.host or len(parts(oracle)) > 1 or not isinstance(f, Objective) or is_traced(oracle, key, f, s)
+    return oracle.solve(key, f, s) if by_itself else _compiled(oracle, key, f, s)
+
+
+def parts(oracle: Oracle) -> tuple[Oracle, ...]:
+    """The stages of a cascade; of any other oracle, itself."""
+    stages = oracle.stages
+    return stages if stages and all(isinstance(stage, Oracle) for stage in stages) else (oracle,)
+
+
+def decided_at(oracle: Oracle, bound: Bound, side: Side) -> Array:
+    """Which of an oracle's `parts` decided, -1 if none did."""
+    stage = bound.info["stage"] if len(parts(oracle)) > 1 else 0
+    return jnp.where(decided(side, bound.value), stage, -1).astype(jnp.int32)
+
+
 def _cascade(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any, *, side: Side) -> Bound:
     def run(oracle: Oracle, i: Any, so_far: tuple[Bound, Any]) -> tuple[Bound, Any]:
         """One more stage, and which stage decided (-1: none so far)."""
@@ -102,11 +126,12 @@ def _cascade(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any, *, side: Sid
         bound = merge(side, bound, _comparable(oracle.solve(jax.random.fold_in(key, i), f, s), side))
         return bound, jnp.where((stage < 0) & decided(side, bound.value), i, stage)
 
+    if any(o.host for o in oracles) or not is_traced(oracles, key, f, s):
+        found = _one_by_one(oracles, key, f, s, side)
+        if found is not None:
+            return found
     so_far = _undecided(oracles[0], key, f, s, side), jnp.asarray(-1, jnp.int32)
-    if any(o.host for o in oracles):
-        for i, oracle in enumerate(oracles):
-            so_far = so_far if int(so_far[1]) >= 0 else run(oracle, i, so_far)
-    elif len(oracles) > 1 and _alike(oracles):  # one loop, one program
+    if len(oracles) > 1 and _alike(oracles):  # one loop, one program
         stack = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *oracles)
 
         def further(carry: Any) -> Any:
@@ -124,6 +149,20 @@ def _cascade(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any, *, side: Sid
             so_far = next_stage(so_far) if i == 0 else jax.lax.cond(so_far[1] >= 0, lambda b: b, next_stage, so_far)
     bound, decided_by = so_far
     return bound._replace(info=bound.info | {"stage": decided_by})
+
+
+def _one_by_one(oracles: tuple[Oracle, ...], key: Any, f: Any, s: Any, side: Side) -> Bound | None:
+    """The same on concrete arrays: a stage that is not asked is not even compiled. None: ``f`` closes over tracers."""
+    bound, stage = None, -1
+    for i, oracle in enumerate(oracles):
+        new = _comparable(ask(oracle, jax.random.fold_in(key, i), f, s), side)
+        if is_traced(new.value):
+            return None
+        bound = new if bound is None else merge(side, bound, new)
+        if decided(side, bound.value):
+            stage = i
+            break
+    return None if bound is None else bound._replace(info=bound.info | {"stage": jnp.asarray(stage, jnp.int32)})
 
 
 def _alike(oracles: tuple[Oracle, ...]) -> bool:
@@ -162,9 +201,9 @@ def cascade(*oracles: Oracle) -> Oracle:
     """Later oracles run only where earlier ones left the example undecided.
 
     Lower oracles stop at the first violation (an attack suite), upper ones at the first proof (a ladder of bounds). An
-    oracle like any other when called; its ``stages`` let a driver run each stage on the undecided examples alone (a vmapped
-    cond pays for all). Stages that differ in numbers alone compile once. ``info["stage"]`` is the stage that decided, -1 if
-    none did. For attack-then-bound see `verify`.
+    oracle like any other when called (on concrete arrays stage by stage, each compiled when first asked); its ``stages`` let a
+    driver run each stage on the undecided examples alone (a vmapped cond pays for all). Stages that differ in numbers alone
+    compile once. ``info["stage"]`` is the stage that decided, -1 if none did. For attack-then-bound see `verify`.
 
     Raises:
       ValueError: sides that differ.

@@ -1,12 +1,11 @@
-"""The verbs: `worst_case` (a loss becomes a robust loss), `critical_radius` (an oracle becomes a radius), `verify` (a sandwich)."""
+"""Transforms: `worst_case` (a loss becomes a robust loss), `critical_radius` (an oracle becomes a radius)."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jrobust import _loops
 from jrobust._checks import check_classes
@@ -14,7 +13,7 @@ from jrobust._combinators import iterations
 from jrobust._iterate import violated
 from jrobust._objective import Loss, Objective
 from jrobust._oracle import Oracle, Radius, RadiusOracle, require
-from jrobust._tree import bind, is_traced, stop_gradient, where
+from jrobust._tree import bind, stop_gradient, where
 from jrobust.objectives import classification, worst_logits
 from jrobust.sets import Threat, eps_axes, power
 from jrobust.typing import Array, Float, Point, Side
@@ -203,83 +202,3 @@ def critical_radius(oracle: Oracle, family: Any = None, *, upper: Any, steps: in
 def _closed(oracle: Oracle, family: Any, upper: Any, steps: int) -> Any:
     """A family given as a plain function is structure, not data."""
     return bind(lambda o, u, *args: _bisect(o, family, u, *args, steps=steps), oracle, upper)
-
-
-class Verdict(NamedTuple):
-    """What an attack and a bound say together about one example; arrays only.
-
-    Attributes:
-      lower, upper: bounds on the largest violation; ``violated`` iff not ``lower < 0``, ``verified`` iff ``upper < 0``.
-      witness: the attack's point.
-    """
-
-    lower: Float[Array, "..."]
-    upper: Float[Array, "..."]
-    witness: Point
-
-    @property
-    def violated(self) -> Array:
-        """A witness breaks the property."""
-        return violated(self.lower)
-
-    @property
-    def verified(self) -> Array:
-        """The bound proves the property, and no witness contradicts it."""
-        return (self.upper < 0) & ~self.violated
-
-    @property
-    def contradiction(self) -> Array:
-        """Both at once: a bug in an oracle, or rounding; never a certificate."""
-        return (self.upper < 0) & self.violated
-
-    @property
-    def gap(self) -> Float[Array, "..."]:
-        """``upper - lower``: how much of the worst case is not yet known."""
-        return self.upper - self.lower
-
-    @property
-    def status(self) -> Any:
-        """ "violated", "verified" or "unknown": a string, or after vmap a NumPy array of them."""
-        if is_traced(self):
-            raise TypeError(
-                "Verdict.status is text and needs concrete arrays; under jit or vmap use .violated and .verified"
-            )
-        each = np.where(self.violated, "violated", np.where(self.verified, "verified", "unknown"))
-        return each if each.ndim else each.item()
-
-
-def verify(f: Objective, s: Any, *, key: Any, lower: Oracle, upper: Oracle) -> Verdict:
-    """Attack first, then bound: the property of one example is violated, verified, or open with a gap.
-
-    Args:
-      f: the objective.
-      s: the set.
-      key: consumed.
-      lower: an attack (`cascade` for a suite).
-      upper: a bound (`cascade` for a ladder). It runs only where the attack failed (under vmap both are paid for).
-
-    Returns:
-      A `Verdict`; where the attack succeeded ``upper`` is ``+inf``, not computed.
-
-    Raises:
-      ValueError: oracles on the wrong side.
-
-    >>> import jax, jax.numpy as jnp, jrobust as jr
-    >>> f = jr.objectives.classification(lambda z: jnp.array([z[0], z[1]]), 0)
-    >>> s = jr.sets.linf(0.1)(jnp.array([1.0, 0.0]))
-    >>> verify(f, s, key=jax.random.key(0), lower=jr.attacks.fgsm(), upper=jr.bounds.ibp()).status
-    'verified'
-    """
-    require(("lower",), lower, by="verify(lower=)")
-    require(("upper",), upper, by="verify(upper=)")
-    keys = jax.random.split(key)
-    found = lower.solve(keys[0], f, s)
-
-    def bound() -> Float[Array, ""]:
-        return jnp.asarray(upper.solve(keys[1], f, s).value, found.value.dtype)
-
-    if upper.host:
-        above = jnp.asarray(jnp.inf) if bool(violated(found.value)) else bound()
-    else:
-        above = jax.lax.cond(violated(found.value), lambda: jnp.full_like(found.value, jnp.inf), bound)
-    return Verdict(found.value, above, found.witness)

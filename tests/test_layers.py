@@ -22,7 +22,7 @@ FLOORS = (
     ("_combinators", "_drive", "transforms"),
     ("_transforms",),
     ("attacks", "bounds", "smoothing", "nnx", "data"),
-    ("models",),
+    ("_verify", "models"),
     ("training", "evaluation", "testing", "io"),
     ("cli", "__init__"),
 )

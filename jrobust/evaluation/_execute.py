@@ -18,6 +18,7 @@ from jrobust._iterate import Iteration, violated
 from jrobust._model import Functional, Random
 from jrobust._oracle import Bound, Oracle, Radius, RadiusOracle
 from jrobust._tree import bind
+from jrobust.evaluation._tally import blank
 from jrobust.objectives import classification, stochastic
 from jrobust.sets import Threat
 from jrobust.typing import Side
@@ -337,5 +338,6 @@ def _merged(side: Side, a: Answer, at: np.ndarray, b: Answer) -> Answer:
             leaf[chosen] = new[better]
     info = {k: v.copy() for k, v in a.info.items()}
     for k, v in b.info.items():
-        info.setdefault(k, np.zeros(len(value), v.dtype))[at] += v
+        known = info.setdefault(k, blank(k, len(value), v.dtype))
+        known[at] = v if np.issubdtype(v.dtype, np.floating) else known[at] + v  # counts add up
     return Answer(value, witness, info, elements, a.rejected + b.rejected)

@@ -21,7 +21,8 @@ class Result:
       value: float [N]; the bound on the largest margin, or the radius where ``quantity`` is "radius". Misclassified examples
         are not attacked: they have their clean margin (attacks), ``+inf`` (certificates) or radius 0.
       witness: [N, ...] or None; the worst point found (the clean example itself where it is misclassified).
-      info: arrays [N] of the oracle's numbers for one example (passes; 0 where it did not run).
+      info: arrays [N] of the oracle's numbers for one example. Where it did not run passes are 0 and other numbers NaN; ``stage`` of a
+        cascade is the place of the stage that decided, -1 where none did.
       confidence: of each statement.
       correct: bool [N]; the clean prediction is right.
       oracle: the oracle's own name.

@@ -13,7 +13,7 @@ from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
 from jrobust.evaluation._execute import Answer, Executor, Rows
 from jrobust.evaluation._results import Result
-from jrobust.evaluation._tally import Tally, is_shape
+from jrobust.evaluation._tally import Tally, blank, is_shape
 from jrobust.sets import Threat
 
 
@@ -142,7 +142,7 @@ def _ask(
             leaf[left[~unconfirmed]] = new[~unconfirmed]
     info = {}
     for k, v in answer.info.items():
-        info[k] = np.zeros(n, v.dtype)
+        info[k] = blank(k, n, v.dtype)
         info[k][left] = v
     return holds, value, info, witness
 
@@ -177,7 +177,7 @@ def _answer(executor: Executor, oracle: Any, side: str, rows: Rows, above: Resul
         for leaf, part in zip(jax.tree.leaves(witness), jax.tree.leaves(new.witness), strict=True):
             leaf[left] = part
     for k, v in new.info.items():
-        info.setdefault(k, np.zeros(len(at), v.dtype))[left] = v
+        info.setdefault(k, blank(k, len(at), v.dtype))[left] = v
     return Answer(value, witness, info, None, new.rejected)
 
 

@@ -38,7 +38,7 @@ class Tally:
     def add(self, index: Any, holds: Any, value: Any, info: dict[str, Any], correct: Any) -> None:
         self.holds[index], self.value[index], self.correct[index] = holds, value, correct
         for k, v in info.items():
-            self.info.setdefault(k, np.zeros(len(self.holds), np.asarray(v).dtype))[index] = v
+            self.info.setdefault(k, blank(k, len(self.holds), np.asarray(v).dtype))[index] = v
 
     def result(self, records: Records | None) -> Result:
         oracle = self.oracle
@@ -55,6 +55,11 @@ class Tally:
 
     def file(self, k: int) -> str:
         return f"{quote(self.name, safe='')}-witness{k or ''}"  # two names are two files
+
+
+def blank(name: str, n: int, dtype: Any) -> np.ndarray:
+    """An entry of ``info`` [n] where nothing ran: counts are 0, no stage decided (-1), other numbers are not known (NaN)."""
+    return np.full(n, -1 if name == "stage" else np.nan if np.issubdtype(dtype, np.floating) else 0, dtype)
 
 
 def is_shape(node: Any) -> bool:
