@@ -15,7 +15,7 @@ from jrobust._program import Equation
 from jrobust.bounds._affine import filled, function
 from jrobust.bounds._machine import within
 from jrobust.bounds._problem import Env, Problem, mask_of, relaxable
-from jrobust.bounds._rounding import line_error, straight, sum_error, weighted, weighted_error
+from jrobust.bounds._rounding import line_error, straight, sum_error, underflow, weighted, weighted_error
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.typing import Array
 
@@ -187,6 +187,8 @@ def upper(problem: Problem, by: Bounded, form: Form, cuts: Mapping[int, Cut] | N
         bound = jnp.where(finite, bound + problem.s.support(at_input(problem, end.rows)), jnp.nan)
     if problem.rounding:
         last = sum(sum_error(c, by.env[i]) for i, c in end.rows.items())
+        met = [by.env[i] for i in sorted(problem.program.dependent & by.env.keys())]
+        last += underflow([v for v in met if v.lo.dtype == bound.dtype])
         bound += 1.01 * (end.error + last + weighted_error(bound, 1.0))
     return bound, end
 

@@ -118,6 +118,12 @@ def outward(v: Interval, units: int) -> Interval:
     return Interval(v.lo - (rate * jnp.abs(v.lo) + tiny), v.hi + (rate * jnp.abs(v.hi) + tiny))
 
 
+def basic(v: Interval) -> Interval:
+    """The same after a basic operation, whose rounding keeps the sign."""
+    lo, hi = outward(v, _FEW)
+    return Interval(jnp.where(v.lo >= 0, jnp.maximum(lo, 0), lo), jnp.where(v.hi <= 0, jnp.minimum(hi, 0), hi))
+
+
 def _floating(v: Any) -> bool:
     return bool(jnp.issubdtype(ends(v)[0].dtype, jnp.floating))
 
@@ -136,7 +142,7 @@ def rounded(eqn: Equation, values: Sequence[Any]) -> list[Interval]:
         # what is only added, not multiplied, counts once more (scatter-add)
         return [outward(o, n if eqn.name == "scatter-add" else _FEW) for o in intervals(eqn, values)]
     if eqn.name in _BASIC:
-        return [outward(o, _FEW) for o in intervals(eqn, values)]
+        return [basic(o) for o in intervals(eqn, values)]
     units = _units(eqn, shapes)
     if units is None:
         return [whole(o, True) if _floating(o) else o for o in intervals(eqn, values)]
@@ -189,7 +195,11 @@ def line_error(eqn: Equation, side: Callable[..., Any], values: Sequence[Any], o
     else:
         slopes = vjp([jnp.ones_like(at_zero)])
         reach = sum((jnp.abs(k) * magnitude(v) for k, v in zip(slopes, values, strict=True)), jnp.zeros_like(at_zero))
-    units = 4 * _FEW if eqn.name in _EXACT | _BASIC else _SOME  # of a slope and an intercept
+    plain = eqn.name in _EXACT | _BASIC
+    if not plain:  # by the model, of the function itself
+        most = [magnitude(v) if v.lo.shape == reach.shape else jnp.max(magnitude(v)) for v in values]
+        reach = reach + sum(most, jnp.zeros_like(reach))
+    units = 4 * _FEW if plain else _units(eqn, [v.lo.shape for v in values]) or _MANY  # of a slope and an intercept
     error = gamma(units, reach.dtype) * (reach + jnp.abs(at_zero) + magnitude(out))
     return error + gamma(error.size + _FEW, reach.dtype) * jnp.abs(at_zero)
 
@@ -197,6 +207,14 @@ def line_error(eqn: Equation, side: Callable[..., Any], values: Sequence[Any], o
 def sum_error(c: Array, size: Any) -> Array:
     """Of a dot product with numbers of such magnitude, a support function's too."""
     return gamma(c.size + 32, c.dtype) * weighted(c, magnitude(size))
+
+
+def underflow(values: Sequence[Interval]) -> Array:
+    """Of every product along a backward walk through these values, each lost below the smallest number."""
+    dtype = values[0].lo.dtype
+    often = float(jnp.finfo(dtype).tiny) * max(v.lo.size for v in values)
+    sizes = [jnp.where(jnp.isfinite(m), m, 0.0) for m in map(magnitude, values)]
+    return often * sum((m.size + jnp.sum(m) for m in sizes), jnp.zeros((), dtype))
 
 
 def weighted_error(c: Array, size: Any) -> Array:

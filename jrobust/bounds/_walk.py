@@ -6,7 +6,7 @@ import jax
 
 from jrobust.bounds._machine import intervals, whole
 from jrobust.bounds._problem import Env, Problem, mask_of
-from jrobust.bounds._rounding import outward, rounded
+from jrobust.bounds._rounding import basic, rounded
 from jrobust.bounds._tables import Interval, is_affine
 
 
@@ -24,7 +24,7 @@ def walk(
     """
     program = problem.program
     hull = [whole(Interval(*both)) for both in zip(*map(jax.tree.leaves, problem.s.hull()), strict=True)]
-    hull = [outward(v, 4) for v in hull] if problem.rounding else hull
+    hull = [basic(v) for v in hull] if problem.rounding else hull
     rule = rounded if problem.rounding else intervals
     env: Env = dict(program.constants) | dict(zip(program.inputs, hull, strict=True))
     done: set[int] = set()
