@@ -15,8 +15,20 @@ PROBLEMS = [
     ("fmnist_cnn_at", "fashion_mnist", "L2", 0.2),
 ]
 # full backward passes cost a row a neuron: fewer images
-METHODS = {"IBP": (jr.bounds.ibp(), 20), "CROWN-IBP": (jr.bounds.crown_ibp(), 20), "CROWN": (jr.bounds.crown(), 2)}
-CASES = [(*p, m) for p in PROBLEMS for m in METHODS] if (SHARED / "fixtures" / "bounds").is_dir() else []
+METHODS = {
+    "IBP": (jr.bounds.ibp(), 20),
+    "CROWN-IBP": (jr.bounds.crown_ibp(), 20),
+    "CROWN": (jr.bounds.crown(), 2),
+    "CROWN-Optimized": (jr.bounds.alpha_crown(steps=20), 2),
+}
+
+
+def case(problem, method):
+    slow = method == "CROWN-Optimized" and problem is not PROBLEMS[-1]
+    return pytest.param(*problem, method, marks=[pytest.mark.sweep] * slow)
+
+
+CASES = [case(p, m) for p in PROBLEMS for m in METHODS] if (SHARED / "fixtures" / "bounds").is_dir() else []
 
 
 def net(w, z):

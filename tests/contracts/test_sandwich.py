@@ -29,6 +29,7 @@ MORE = {
     "zonotope": jr.bounds.zonotope(),
     "crown over forward": jr.bounds.crown(intermediates=jr.bounds.forward_crown()),
     "lipschitz": jr.bounds.lipschitz(),
+    "outward": jr.bounds.outward(jr.bounds.crown_ibp()),
 }
 ATTACK = jr.restarts(jr.attacks.pgd(steps=15, surrogate=jr.objectives.largest), 2)
 
