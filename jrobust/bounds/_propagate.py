@@ -71,11 +71,7 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
             return intersect(env[i], given[i]) if i in given else env[i]
         if not _worth_refining(problem, method, i):
             return env[i]
-        by = (
-            base
-            if base is not None and method.relax
-            else Bounded(env, *((theta, pairs) if method.relax else ({}, {})), errors)
-        )
+        by = (base or Bounded(env, theta, pairs, errors)) if method.relax else Bounded(env, {}, {}, errors)
         return intersect(env[i], two_sided(problem, method, by, i, env[i]))
 
     def met(env: Env, k: int, outs: Sequence[Interval]) -> Sequence[Interval]:
