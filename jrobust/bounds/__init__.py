@@ -6,8 +6,10 @@ from jrobust.bounds._forward import forward_crown, zonotope
 from jrobust.bounds._lipschitz import lipschitz, lipschitz_constant
 from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, supported
 from jrobust.bounds._milp import lp, milp
+from jrobust.bounds._proofs import Certificate, load_certificate, prove
 
 __all__ = [
+    "Certificate",
     "Search",
     "alpha_crown",
     "branch",
@@ -18,9 +20,11 @@ __all__ = [
     "ibp",
     "lipschitz",
     "lipschitz_constant",
+    "load_certificate",
     "lp",
     "milp",
     "output_bounds",
+    "prove",
     "supported",
     "zonotope",
 ]

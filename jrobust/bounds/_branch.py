@@ -84,6 +84,7 @@ class Search(NamedTuple):
       nodes: domains bounded so far.
       closed: upper bounds [m] of the domains that are done with (-inf: none).
       open: the other domains (pass the search on to `branch` to go on).
+      leaves: the domains that are done with, where they were recorded.
     """
 
     lower: float
@@ -92,6 +93,7 @@ class Search(NamedTuple):
     nodes: int
     closed: np.ndarray
     open: Any
+    leaves: Any = None
 
     @property
     def upper(self) -> float:
@@ -150,6 +152,7 @@ def branch(
     nodes: int | float = math.inf,
     seconds: int | float = math.inf,
     resume: Search | None = None,
+    record: bool = False,
 ) -> Search:
     """Branch and bound on one example: cut the domain in two where a relaxation costs most, bound both parts, go on with what is open.
 
@@ -166,6 +169,7 @@ def branch(
         closes the gap down to ``tolerance`` instead.
       nodes, seconds: budgets; the search ends after the step in which one is spent.
       resume: a search that was ended by its budget, of the same problem and options.
+      record: keep the domains that are done with, as ``leaves`` (what `prove` makes certificates of).
 
     Returns:
       A `Search`: its two sides enclose the worst case whenever it ends.
@@ -199,6 +203,7 @@ def branch(
     closed = np.full(elements.shape, -np.inf, elements.dtype)
     lower, witness, counted = -math.inf, s.center, 0
     pool, stuck = _Pool(), []
+    kept = [resume.leaves] if resume is not None and resume.leaves is not None else []
     if resume is not None and resume.nodes > 0:
         lower, witness, counted, closed, fresh = resume.lower, resume.witness, resume.nodes, resume.closed, None
         if resume.open is not None:
@@ -236,17 +241,22 @@ def branch(
             upper = np.minimum(leaf.elements, ceiling).max(1)
             finished = upper < target if target is not None else upper <= lower + tolerance
             closed = np.maximum(closed, np.max(leaf.elements, axis=0, where=finished[:, None], initial=-np.inf))
+            kept += [jax.tree.map(lambda a, done=finished: a[done], bounded)] if record and finished.any() else []
             waiting = _Open(bounded, leaf.elements, leaf.entries, leaf.points, tries[start : start + size])
             hopeless = ~finished & (waiting.tries >= _TRIES)
             stuck += [jax.tree.map(lambda a, h=hopeless: a[h], waiting)] if hopeless.any() else []
             keep = ~finished & ~hopeless
             pool.push(jax.tree.map(lambda a, keep=keep: a[keep], waiting), upper[keep])
-    left = [part for part in (*stuck, pool.everything()) if part is not None]
+    witness = jax.tree.map(jnp.asarray, witness)
     if fresh is not None:
-        return Search(lower, jax.tree.map(jnp.asarray, witness), ceiling, counted, closed, None)
-    remaining = jax.tree.map(lambda *a: np.concatenate(a), *left) if left else None
+        return Search(lower, witness, ceiling, counted, closed, None)
+    remaining = _joined([part for part in (*stuck, pool.everything()) if part is not None])
     elements = closed if remaining is None else np.maximum(closed, remaining.elements.max(0))
-    return Search(lower, jax.tree.map(jnp.asarray, witness), np.minimum(elements, ceiling), counted, closed, remaining)
+    return Search(lower, witness, np.minimum(elements, ceiling), counted, closed, remaining, _joined(kept))
+
+
+def _joined(parts: list[Any]) -> Any:
+    return jax.tree.map(lambda *a: np.concatenate(a), *parts) if parts else None
 
 
 def _plan(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
