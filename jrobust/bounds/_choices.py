@@ -9,11 +9,12 @@ import numpy as np
 
 from jrobust.bounds._backward import Bounded, pair
 from jrobust.bounds._domains import Domain, _walked
-from jrobust.bounds._lowering import CURVES, Lowered
+from jrobust.bounds._lowering import CURVES, EXTREMES, Lowered
 from jrobust.bounds._methods import method_of
 from jrobust.bounds._optimise import optimised
 from jrobust.bounds._problem import Problem
 from jrobust.bounds._propagate import Method, posed, row
+from jrobust.bounds._tables import ends
 from jrobust.sets import box
 
 _AT_ONCE = 32  # parts of the domain
@@ -30,14 +31,19 @@ def chain(method: Any) -> list[Any]:
 
 
 def _raw(problem: Problem, by: Bounded, theta: dict[int, Any]) -> dict[int, Any]:
-    """By equation, its free parameters; of smooth functions the slopes below and above."""
-    return {
-        k: _slopes(problem, by, k, t) if problem.program.equations[k].name in CURVES else t for k, t in theta.items()
-    }
+    """By equation, its free parameters, and of extremes where their far line is constant; of curves the slopes below and above."""
+    return {k: _shown(problem, by, k, t) for k, t in theta.items()}
 
 
-def _slopes(problem: Problem, by: Bounded, k: int, theta: Any) -> tuple[Any, ...]:
-    aval = problem.program.equations[k].avals[0]
+def _shown(problem: Problem, by: Bounded, k: int, theta: Any) -> Any:
+    eqn = problem.program.equations[k]
+    aval = eqn.avals[0]
+    if eqn.name in EXTREMES:
+        far = pair(problem, by.env, k, theta)[EXTREMES[eqn.name] > 0]
+        low, high = (far(*(ends(by.env[i])[j] for i in eqn.inputs)) for j in range(2))
+        return theta, jnp.broadcast_to(low == high, aval.shape)
+    if eqn.name not in CURVES:
+        return theta
     zero, one = jnp.zeros(aval.shape, aval.dtype), jnp.ones(aval.shape, aval.dtype)
     return tuple(jax.vjp(lambda x, side=side: side(x), zero)[1](one)[0] for side in pair(problem, by.env, k, theta))
 
@@ -121,6 +127,6 @@ def named(lowered: Lowered, prefix: str, raw: dict[int, Any]) -> Iterator[tuple[
     """The slopes of operations, finite whatever they were."""
     for k, parameters in raw.items():
         for op, sides in lowered.slopes[k](parameters).items():
-            for side, slopes in zip(("lower", "upper"), sides, strict=False):
+            for side, slopes in sides.items():
                 slopes = np.clip(np.nan_to_num(slopes, posinf=0.0, neginf=0.0), -1e6, 1e6)
                 yield f"{prefix}/{op}/{side}", slopes.astype(np.float32)

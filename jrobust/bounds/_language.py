@@ -21,14 +21,14 @@ class Lowered:
     Attributes:
       ops, arrays: of the certificate.
       at: value of the program -> operation, where it depends on the input.
-      slopes: equation -> function of its parameters [..., shape] to ``{operation: (lower, upper) or (lower,)}``, flat.
+      slopes: equation -> function of its parameters [..., shape] to ``{operation: {side: slopes}}``, flat.
     """
 
     def __init__(self, program: Program) -> None:
         self.program, self.ops, self.arrays = program, [], {}
         self.at: dict[int, int] = {}
         self.known: dict[int, Any] = dict(program.constants)
-        self.slopes: dict[int, Callable[[Any], dict[int, tuple[Any, ...]]]] = {}
+        self.slopes: dict[int, Callable[[Any], dict[int, dict[str, Any]]]] = {}
         self.size: list[int] = []
         self._consts: dict[tuple[Any, ...], int] = {}
 

@@ -13,6 +13,8 @@ from jrobust.bounds._language import LINEAR, MOVES, Lowered, data, moved, pooled
 from jrobust.bounds._problem import mask_of
 from jrobust.bounds._tables import is_affine
 
+EXTREMES = {"max": 1, "min": -1, "reduce_max": 1, "reduce_min": -1, "reduce_window_max": 1, "reduce_window_min": -1}
+"""Maxima and minima: of them a proof also says where the far line is constant."""
 CURVES = ("tanh", "logistic")
 """The smooth functions: a proof has a slope on either side of them."""
 
@@ -69,7 +71,9 @@ def _max(sign: int) -> Callable[[Lowered, Equation, int], list[int]]:
         shape = eqn.avals[0].shape
         x, y = (b.operand(i, shape) for i in eqn.inputs)
         bend, out = _pair(b, x, y, sign)
-        b.slopes[k] = lambda theta: {bend: (_flat(theta, len(shape)),)}
+        b.slopes[k] = lambda raw: {
+            bend: {side: _flat(a, len(shape)) for side, a in zip(("lower", "flat"), raw, strict=True)}
+        }
         return [out]
 
     return rule
@@ -80,14 +84,16 @@ def _clamp(b: Lowered, eqn: Equation, k: int) -> list[int]:
     low, x, high = (b.operand(i, shape) for i in eqn.inputs)
     first, raised = _pair(b, x, low, 1)
     second, out = _pair(b, raised, high, -1)
-    b.slopes[k] = lambda theta: {first: (_flat(theta[0], len(shape)),), second: (_flat(theta[1], len(shape)),)}
+    b.slopes[k] = lambda theta: {
+        bend: {"lower": _flat(share, len(shape))} for bend, share in zip((first, second), theta, strict=True)
+    }
     return [out]
 
 
 def _abs(b: Lowered, eqn: Equation, k: int) -> list[int]:
     x = b.at[eqn.inputs[0]]
     bend = b.max(x, b.scale(x, -1.0))
-    b.slopes[k] = lambda theta: {bend: (_flat(theta, len(eqn.avals[0].shape)),)}
+    b.slopes[k] = lambda theta: {bend: {"lower": _flat(theta, len(eqn.avals[0].shape))}}
     return [bend]
 
 
@@ -98,7 +104,7 @@ def _leaky(b: Lowered, eqn: Equation, k: int) -> list[int]:
     if Fraction(float(1 - slope)) + Fraction(float(slope)) != 1:
         raise NotImplementedError(f"prove: leaky_relu at {eqn.source} has a slope that rounds in 1 - slope: {slope}")
     bend = b.max(x, b.const(np.zeros(b.size[x], np.float32)))
-    b.slopes[k] = lambda theta: {bend: (_flat(theta, len(eqn.avals[0].shape)),)}
+    b.slopes[k] = lambda theta: {bend: {"lower": _flat(theta, len(eqn.avals[0].shape))}}
     return [b.add(b.scale(x, slope), b.scale(bend, 1 - slope))]
 
 
@@ -121,14 +127,17 @@ def _tournament(b: Lowered, eqn: Equation, k: int, index: np.ndarray, sign: int)
         value = bend if n % 2 == 0 else b.gather([bend, value], np.concatenate([made, half * places + left]))
         n -= half
 
-    def slopes(theta: Any) -> dict[int, tuple[Any, ...]]:
-        mass, found = _flat(theta, len(eqn.avals[0].shape)), {}
+    def slopes(raw: Any) -> dict[int, dict[str, Any]]:
+        mass, flat = (_flat(a, len(eqn.avals[0].shape)) for a in raw)
+        found: dict[int, dict[str, Any]] = {}
         for bend, half in rounds:
             one, two = mass[..., :half, :], mass[..., half : 2 * half, :]
             total = one + two
             share = np.where(total > 0, one / np.where(total > 0, total, 1.0), 0.5)
-            found[bend] = (_flat(share, 2),)
+            found[bend] = {"lower": _flat(share, 2)}
             mass = np.concatenate([total, mass[..., 2 * half :, :]], axis=-2)
+        if rounds:
+            found[rounds[-1][0]]["flat"] = flat
         return found
 
     b.slopes[k] = slopes
@@ -150,7 +159,9 @@ def _tanh(b: Lowered, eqn: Equation, k: int) -> list[int]:
     is_tanh = eqn.name == "tanh"
     bend = b.op("tanh", [x if is_tanh else b.scale(x, 0.5)], b.size[x])
     gain = 1.0 if is_tanh else 4.0
-    b.slopes[k] = lambda pair: {bend: tuple(gain * _flat(side, rank) for side in pair)}
+    b.slopes[k] = lambda pair: {
+        bend: {side: gain * _flat(a, rank) for side, a in zip(("lower", "upper"), pair, strict=True)}
+    }
     half = np.full(b.size[x], 0.5, np.float32)
     return [bend if is_tanh else b.add(b.scale(bend, 0.5), b.const(half))]
 

@@ -10,6 +10,7 @@ from ._arithmetic import TINY, gamma, interval, max_lines, root, tanh_top
 from ._format import LIMIT, Certificate, Op, need, numbers
 
 ENTRIES = 2**23  # coefficients at a time
+_EDGE = Fraction(1, 2**30)
 
 
 class Pass:
@@ -93,16 +94,26 @@ class Pass:
         if op.kind == "max":  # max(a, b) = b + relu(a - b)
             off = 0 if self.cert.exact else gamma(self.cert, 1) * m * np.where(bl == bh, bl != 0, True)
             below, t_below, above, t_above = max_lines(self.cert, (lo - bh - off, hi - bl + off), slopes[0])
+            flat = slopes[1] != 0 if len(slopes) > 1 else None
         else:
-            below, above = slopes
+            (below, above), flat = slopes, None
             t_below, t_above = -tanh_top(below, -hi, -lo), tanh_top(above, lo, hi)
+        rest = c
+        if flat is not None:  # above: the largest that the maximum can be
+            high, plus = np.where(flat, plus, 0), np.where(flat, 0, plus)
+            rest = np.where(flat, minus, c)
+            self.gain(high, self.top(op))
         first = plus * above + minus * below
         self.gain(plus, t_above)
         self.gain(minus, t_below)
         self.charge(4, c, m * (1 + np.abs(above) + np.abs(below)))
         self.put(op.sources[0], first)
         if op.kind == "max":
-            self.put(op.sources[1], c - first)
+            self.put(op.sources[1], rest - first)
+
+    def top(self, op: Op) -> Any:
+        """The largest values of a maximum."""
+        return np.maximum(*(self.env[i][1] for i in op.sources))
 
 
 def upper(cert: Certificate, env: Sequence[Any], i: int, rows: Any, slopes: Any, cuts: Mapping[int, Any]) -> Any:
@@ -127,12 +138,15 @@ def _meet(a: tuple[Any, Any], lo: Any, hi: Any) -> tuple[Any, Any]:
 def _open(cert: Certificate, i: int, own: tuple[Any, Any]) -> Any:
     """The entries of a value that some operation is not yet linear in."""
     found = np.zeros(cert.ops[i].size, bool)
+    if all(op.kind not in ("max", "tanh") for op in cert.ops[:i]):
+        return np.ones(len(found), bool)  # what follows gains from entries that are settled, too
     for op in cert.ops[i + 1 :]:
         if i in op.sources and op.kind not in ("matmul", "add"):
             j = next((j for j in op.sources if j != i), i)
             if op.kind != "max" or cert.ops[j].kind != "const":
                 return np.ones(len(found), bool)
-            found |= (own[0] < cert.ops[j].data) & (own[1] > cert.ops[j].data)
+            # beyond all rounding, so that float64 and fractions choose alike
+            found |= (own[0] < cert.ops[j].data + _EDGE) & (own[1] > cert.ops[j].data - _EDGE)
     return found
 
 

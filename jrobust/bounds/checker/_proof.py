@@ -28,13 +28,13 @@ def _slopes(cert: Certificate, prefix: str, index: int, rows: slice | None = Non
     found: dict[int, Any] = {}
     for k, op in enumerate(cert.ops):
         if op.kind in ("max", "tanh"):
-            both = [np.atleast_2d(cert.arrays[f"{prefix}/{k}/{side}"][index]) for side in _SIDES[op.kind]]
+            names = [f"{prefix}/{k}/{side}" for side in ("lower", "upper" if op.kind == "tanh" else "flat")]
+            # of a maximum, where a constant serves above; elsewhere the chord does
+            both = [np.atleast_2d(cert.arrays[n][index]) for n in names if op.kind == "tanh" or n in cert.arrays]
+            need(both, f"{prefix}: operation {k} has no slopes")
             need(all(s.shape[-1] == op.size for s in both), f"{prefix}: slopes of operation {k} have a wrong size")
             found[k] = [numbers(s if rows is None or len(s) == 1 else s[rows], cert.exact) for s in both]
     return found
-
-
-_SIDES = {"max": ("lower",), "tanh": ("lower", "upper")}
 
 
 def leaves(cert: Certificate, name: str, root: int) -> Iterator[tuple[int, list[tuple[int, int, int, float]]]]:
