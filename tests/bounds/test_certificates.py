@@ -47,7 +47,7 @@ METHODS = {
     "crown-ibp": (jr.bounds.crown_ibp(), None),
     "alpha": (jr.bounds.alpha_crown(steps=4), None),
     "input": (jr.bounds.crown_ibp(), "input"),
-    "neurons": (jr.bounds.alpha_crown(steps=4, target=0.0), "neurons"),
+    "neurons": (jr.bounds.alpha_crown(steps=10, target=0.0), "neurons"),
 }
 MADE: dict[str, jr.bounds.Certificate] = {}
 
@@ -56,7 +56,7 @@ def made(name):
     """A certificate, once a process."""
     if name not in MADE:
         method, over = METHODS[name]
-        bound = float(method.solve(None, problem(0.0), SET).value) if over is None else BEST + 0.2 * (CROWN - BEST)
+        bound = float(method.solve(None, problem(0.0), SET).value) if over is None else BEST + 0.4 * (CROWN - BEST)
         proof = jr.bounds.prove(problem(bound + 1e-4), SET, method=method, over=over, batch=8)
         assert proof is not None, name
         MADE[name] = proof
@@ -384,9 +384,11 @@ def test_every_operation_says_what_jax_says(name):
 def test_rounding_is_charged():
     """Where float64 loses digits the bound in floats stays above the one in fractions, by no more than was charged."""
     big = 1e7 * _key(0, 6, 8)
-    fn = lambda z: (
-        jax.nn.relu(z @ big + 3e7) @ _key(1, 8, 4) - jax.nn.relu(z @ big + 3e7) @ (_key(1, 8, 4) * (1 + 1e-6))
-    )  # noqa: E731
+
+    def fn(z):
+        hidden = jax.nn.relu(z @ big + 3e7)
+        return hidden @ _key(1, 8, 4) - hidden @ (_key(1, 8, 4) * (1 + 1e-6))
+
     s = jr.sets.linf(1e-3)(_key(2, 6))
     f = jr.objectives.objective(lambda z: fn(z) - 1e4)
     proof = jr.bounds.prove(f, s, method=jr.bounds.crown_ibp(), over=None)

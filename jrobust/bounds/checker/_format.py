@@ -53,7 +53,7 @@ def dumps(value: Any) -> str:
 def read(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays of a file. Raises ValueError where it is not a whole certificate."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays.pop("meta").tobytes().decode())
         whole = meta["format"] == FORMAT
