@@ -201,7 +201,7 @@ def test_digests_bind_weights_and_set():
     proof = made("crown")
     for name in (n for n in proof.arrays if n.startswith(("function/", "set/"))):
         other = proof.arrays[name].copy()
-        other.flat[0] = other.flat[0] * 2 + 1
+        other.flat[0] += 1
         report = proof._replace(arrays=proof.arrays | {name: other}).check()
         assert "not the recorded one" in report.reason
 
@@ -225,10 +225,9 @@ def test_damaged_files(tmp_path):
         except ValueError:
             continue
         # bytes that nothing reads
-        assert (
-            all(np.array_equal(other.arrays[n], a) for n, a in made("crown").arrays.items())
-            or not other.check().accepted
-        )
+        same = other.arrays.keys() == made("crown").arrays.keys()
+        same = same and all(np.array_equal(other.arrays[n], a) for n, a in made("crown").arrays.items())
+        assert same or not other.check().accepted
 
 
 # -- A false claim is never accepted --------------------------------------------------------------------------------------
