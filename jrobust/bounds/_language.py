@@ -1,7 +1,8 @@
 """A flat program in the small language of certificates: values are flat arrays, and few operations make them.
 
 ``input``, ``const``, ``gather`` (from its operands in a row; -1 is 0), ``matmul`` (``[G, P, K] @ [G, K, O]``), ``scale``, ``divide``,
-``add``, ``max`` and ``tanh``. Everything is equal in exact arithmetic: a convolution gathers its patches and multiplies, a maximum over a
+``add``, ``max``, ``abs`` and ``tanh``. Everything is equal in exact arithmetic: a convolution gathers its patches and multiplies, a maximum
+over a
 window is a tournament, ``logistic(x)`` is ``(1 + tanh(x / 2)) / 2``.
 """
 

@@ -92,7 +92,7 @@ def _clamp(b: Lowered, eqn: Equation, k: int) -> list[int]:
 
 def _abs(b: Lowered, eqn: Equation, k: int) -> list[int]:
     x = b.at[eqn.inputs[0]]
-    bend = b.max(x, b.scale(x, -1.0))
+    bend = b.op("abs", [x], b.size[x])
     b.slopes[k] = lambda theta: {bend: {"lower": _flat(theta, len(eqn.avals[0].shape))}}
     return [bend]
 

@@ -348,7 +348,7 @@ def test_every_operation_says_what_jax_says(name):
     fn = lambda z: jnp.ravel(FUNCTIONS[name](z))  # noqa: E731
     s = jr.sets.linf(0.4)(0.5 * _key(7, *IMAGE))
     lowered, out = lower(program_of(fn, s.center), list(zip(*map(jax.tree.leaves, s.hull()), strict=True)))
-    bends = [(k, row["op"]) for k, row in enumerate(lowered.ops) if row["op"] in ("max", "tanh")]
+    bends = [(k, row["op"]) for k, row in enumerate(lowered.ops) if row["op"] in ("max", "abs", "tanh")]
     rng, arrays = np.random.default_rng(0), dict(lowered.arrays)
     for k, kind in bends:
         for side in ("lower", "upper" if kind == "tanh" else "flat"):

@@ -27,7 +27,10 @@ def forward(op: Op, values: Sequence[Any]) -> Any:
     one = {"scale": np.multiply, "divide": np.divide}
     if op.kind in one:
         return one[op.kind](values[0], op.data)
-    return sum(values) if op.kind == "add" else np.tanh(values[0]) if op.kind == "tanh" else np.maximum(*values)
+    alone = {"tanh": np.tanh, "abs": np.abs}
+    if op.kind in alone:
+        return alone[op.kind](values[0])
+    return sum(values) if op.kind == "add" else np.maximum(*values)
 
 
 def interval(cert: Certificate, op: Op, boxes: Sequence[Any]) -> tuple[Any, Any]:
@@ -37,6 +40,8 @@ def interval(cert: Certificate, op: Op, boxes: Sequence[Any]) -> tuple[Any, Any]
     lows, highs = zip(*boxes, strict=True)
     if op.kind in ("gather", "max"):
         return forward(op, lows), forward(op, highs)
+    if op.kind == "abs":
+        return np.maximum(np.maximum(lows[0], -highs[0]), 0), np.maximum(-lows[0], highs[0])
     if op.kind == "tanh":
         return np.tanh(lows[0]) - TANH, np.tanh(highs[0]) + TANH
     mags = [np.maximum(np.abs(lo), np.abs(hi)) for lo, hi in boxes]

@@ -10,7 +10,8 @@ import numpy as np
 
 FORMAT, VERSION = "jrobust-certificate", 1
 LIMIT = 1e30  # numbers beyond it are refused
-_ARITY = {"add": range(1, 1000), "max": (2,), "tanh": (1,)}
+_ARITY = {"add": range(1, 1000), "max": (2,), "abs": (1,), "tanh": (1,)}
+BENT = ("max", "abs", "tanh")
 
 
 class Rejected(ValueError):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._arithmetic import TINY, gamma, interval, max_lines, root, tanh_top
-from ._format import LIMIT, Certificate, Op, need, numbers
+from ._format import BENT, LIMIT, Certificate, Op, need, numbers
 
 ENTRIES = 2**23  # coefficients at a time
 _EDGE = Fraction(1, 2**30)
@@ -44,7 +44,7 @@ class Pass:
         plus, minus = np.maximum(c, 0), np.minimum(c, 0)
         if op.kind == "input" and self.cert.meta.get("ball"):
             self.ball(k, c, plus, minus)
-        elif op.kind in ("const", "input") or (op.kind in ("max", "tanh") and slopes is None):  # its interval serves
+        elif op.kind in ("const", "input") or (op.kind in BENT and slopes is None):  # its interval serves
             self.gain(plus, self.env[k][1])
             self.gain(minus, self.env[k][0])
         elif op.kind == "gather":
@@ -95,6 +95,10 @@ class Pass:
             off = 0 if self.cert.exact else gamma(self.cert, 1) * m * np.where(bl == bh, bl != 0, True)
             below, t_below, above, t_above = max_lines(self.cert, (lo - bh - off, hi - bl + off), slopes[0])
             flat = slopes[1] != 0 if len(slopes) > 1 else None
+        elif op.kind == "abs":  # |x| = 2 relu(x) - x
+            lines, flat = max_lines(self.cert, (lo, hi), slopes[0]), None
+            below, above = (2 * line - 1 for line in lines[::2])
+            t_below, t_above = (2 * t for t in lines[1::2])
         else:
             (below, above), flat = slopes, None
             t_below, t_above = -tanh_top(below, -hi, -lo), tanh_top(above, lo, hi)
@@ -138,7 +142,7 @@ def _meet(a: tuple[Any, Any], lo: Any, hi: Any) -> tuple[Any, Any]:
 def _open(cert: Certificate, i: int, own: tuple[Any, Any]) -> Any:
     """The entries of a value that some operation is not yet linear in."""
     found = np.zeros(cert.ops[i].size, bool)
-    if all(op.kind not in ("max", "tanh") for op in cert.ops[:i]):
+    if all(op.kind not in BENT for op in cert.ops[:i]):
         return np.ones(len(found), bool)  # what follows gains from entries that are settled, too
     for op in cert.ops[i + 1 :]:
         if i in op.sources and op.kind not in ("matmul", "add"):

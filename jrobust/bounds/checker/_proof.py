@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._arithmetic import forward
-from ._format import LIMIT, Certificate, Rejected, digests, need, numbers, parse
+from ._format import BENT, LIMIT, Certificate, Rejected, digests, need, numbers, parse
 from ._passes import ENTRIES, finite, upper, walk
 
 
@@ -27,10 +27,11 @@ def _slopes(cert: Certificate, prefix: str, index: int, rows: slice | None = Non
     """The slopes of one stage: by operation, those below and (of ``tanh``) above, each [1 or rows, n]."""
     found: dict[int, Any] = {}
     for k, op in enumerate(cert.ops):
-        if op.kind in ("max", "tanh"):
-            names = [f"{prefix}/{k}/{side}" for side in ("lower", "upper" if op.kind == "tanh" else "flat")]
+        if op.kind in BENT:
+            names = [f"{prefix}/{k}/lower"] + [f"{prefix}/{k}/upper"] * (op.kind == "tanh")
             # of a maximum, where a constant serves above; elsewhere the chord does
-            both = [np.atleast_2d(cert.arrays[n][index]) for n in names if op.kind == "tanh" or n in cert.arrays]
+            names += [n for n in [f"{prefix}/{k}/flat"] if op.kind == "max" and n in cert.arrays]
+            both = [np.atleast_2d(cert.arrays[n][index]) for n in names]
             need(both, f"{prefix}: operation {k} has no slopes")
             need(all(s.shape[-1] == op.size for s in both), f"{prefix}: slopes of operation {k} have a wrong size")
             found[k] = [numbers(s if rows is None or len(s) == 1 else s[rows], cert.exact) for s in both]
