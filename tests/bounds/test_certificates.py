@@ -1,6 +1,7 @@
 """Certificates: what is proven is accepted by the independent checker, in floats and in fractions; what is false never is."""
 
 import ast
+import functools
 import json
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ from jrobust.bounds import checker
 from jrobust.bounds._lowering import lower
 from jrobust.bounds._problem import program_of
 from tests.bounds.test_optimise import weights
+from tests.thin import thinned
 
 CHECKER = pathlib.Path(checker.__file__).parent
 CENTRE = jnp.array([0.3, -0.2])
@@ -31,36 +33,57 @@ def net(w, c, z):
     return jax.nn.relu(jax.nn.relu(z @ w[0] + 0.1) @ w[1]) @ w[2] - c
 
 
-WEIGHTS = weights(jax.random.key(5), (2, 5, 5, 2))
-GRID = np.stack(np.meshgrid(*[np.linspace(-0.6, 0.6, 301)] * 2), -1).reshape(-1, 2) + np.asarray(CENTRE)
-BEST = float(np.asarray(jax.jit(jax.vmap(lambda z: net(WEIGHTS, 0.0, z)))(GRID.astype(np.float32))).max())
+@functools.cache
+def known():
+    """The net's weights; the points of a grid where its outputs are largest; the largest of all."""
+    w = weights(jax.random.key(5), (2, 5, 5, 2))
+    grid = np.stack(np.meshgrid(*[np.linspace(-0.6, 0.6, 301)] * 2), -1).reshape(-1, 2) + np.asarray(CENTRE)
+    values = np.asarray(jax.jit(jax.vmap(lambda z: net(w, 0.0, z)))(grid.astype(np.float32)))
+    return w, grid[values.argmax(0)], float(values.max())
 
 
 def problem(c):
-    return jr.objectives.objective(bind(net, WEIGHTS, jnp.asarray(c, jnp.float32)))
+    return jr.objectives.objective(bind(net, known()[0], jnp.asarray(c, jnp.float32)))
 
 
-CROWN = float(jr.bounds.crown().solve(None, problem(0.0), SET).value)
+def solved(method, s):
+    """Elementwise bounds of the net over a set."""
+    return np.asarray(jax.jit(lambda: method.solve(None, problem(0.0), s).info["elements"])())
+
+
 METHODS = {
     "ibp": (jr.bounds.ibp(), None),
     "crown": (jr.bounds.crown(), None),
     "crown-ibp": (jr.bounds.crown_ibp(), None),
     "alpha": (jr.bounds.alpha_crown(steps=4), None),
     "input": (jr.bounds.crown_ibp(), "input"),
-    "neurons": (jr.bounds.alpha_crown(steps=10, target=0.0), "neurons"),
+    "neurons": (jr.bounds.alpha_crown(steps=10, target=0.0, intermediates=jr.bounds.crown_ibp()), "neurons"),
 }
-MADE: dict[str, jr.bounds.Certificate] = {}
 
 
+def some(*names):
+    """Names of methods; alpha-CROWN, dear to compile, in the sweep."""
+    return [pytest.param(n, marks=pytest.mark.sweep) if n == "alpha" else n for n in names]
+
+
+@functools.cache
 def made(name):
-    """A certificate, once a process."""
-    if name not in MADE:
-        method, over = METHODS[name]
-        bound = float(method.solve(None, problem(0.0), SET).value) if over is None else BEST + 0.4 * (CROWN - BEST)
-        proof = jr.bounds.prove(problem(bound + 1e-4), SET, method=method, over=over, batch=8)
-        assert proof is not None, name
-        MADE[name] = proof
-    return MADE[name]
+    """A certificate, once a process; of a property that holds by 0.0001, or by so much that the whole set has to be cut."""
+    method, over = METHODS[name]
+    best = known()[2]
+    if over is None:
+        top = float(solved(method, SET).max()) + 1e-4
+        proof = jr.bounds.prove(problem(top), SET, method=method, over=None)
+    else:
+        top = best + 0.4 * (float(solved(jr.bounds.crown(), SET).max()) - best)
+        proof = jr.bounds.prove(problem(top), SET, method=method, over=over, batch=8, tried=1)
+    assert proof is not None, name
+    return proof
+
+
+def worst(proof):
+    """The largest outputs [m] on a grid of 90601 points (all certificates here are of one net, up to a constant)."""
+    return np.max([proof.evaluate(z) for z in known()[1]], axis=0)
 
 
 def changed(proof, name, fn):
@@ -73,8 +96,8 @@ def changed(proof, name, fn):
 def violated(proof, by=0.02):
     """The same proof of a property that does not hold: outputs moved up so that some point is above 0."""
     (shift,) = {row["data"] for row in proof.meta["ops"] if row["op"] == "const" and _is_shift(proof, row)}
-    worst = max(proof.evaluate(z).max() for z in GRID[::7])
-    return changed(proof, shift, lambda a: (a - np.float32(by - worst)).astype(np.float32))
+    top = worst(proof).max()
+    return changed(proof, shift, lambda a: (a - np.float32(by - top)).astype(np.float32))
 
 
 def _is_shift(proof, row):
@@ -84,38 +107,35 @@ def _is_shift(proof, row):
 # -- Accepted -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", some(*METHODS))
 def test_accepted_in_floats_and_in_fractions(name):
     proof = made(name)
     report, exact = proof.check(), proof.check(rational=True)
     assert report.accepted, report.reason
     assert exact.accepted, exact.reason
     assert (report.leaves > 1) == (METHODS[name][1] is not None)
-    worst = np.max([proof.evaluate(z) for z in GRID[::29]], axis=0)
-    assert np.all(np.array(report.bounds) >= worst)
+    assert np.all(np.array(report.bounds) >= worst(proof))
     # floats never claim more than fractions, and lose little
     assert np.all(np.array(report.bounds) >= np.array(exact.bounds))
     np.testing.assert_allclose(report.bounds, exact.bounds, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["ibp", "crown", "crown-ibp", "alpha"])
+@pytest.mark.parametrize("name", some("ibp", "crown", "crown-ibp", "alpha"))
 def test_the_checker_finds_the_bounds_of_the_method(name):
-    method, _ = METHODS[name]
-    bound = float(method.solve(None, problem(0.0), SET).value)
-    elements = method.solve(None, problem(bound + 1e-4), SET).info["elements"]
-    np.testing.assert_allclose(made(name).check().bounds, elements, atol=2e-6)
+    elements = solved(METHODS[name][0], SET)
+    np.testing.assert_allclose(made(name).check().bounds, elements - elements.max() - 1e-4, atol=2e-6)
 
 
 def test_nothing_where_nothing_is_proven():
-    assert jr.bounds.prove(problem(BEST - 0.01), SET, method=jr.bounds.ibp(), over="input", batch=8) is None
-    assert jr.bounds.prove(problem(BEST + 0.01), SET, method=jr.bounds.ibp(), over=None) is None
+    assert jr.bounds.prove(problem(known()[2] - 0.01), SET, method=jr.bounds.ibp(), over="input", batch=8) is None
+    assert jr.bounds.prove(problem(known()[2] + 0.01), SET, method=jr.bounds.ibp(), over=None) is None
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_balls(norm):
     s = getattr(jr.sets, norm)(0.6)(CENTRE)
-    bound = float(jr.bounds.crown_ibp().solve(None, problem(0.0), s).value)
-    proof = jr.bounds.prove(problem(bound + 1e-4), s, method=jr.bounds.crown_ibp(), over=None)
+    top = float(solved(jr.bounds.crown_ibp(), s).max()) + 1e-4
+    proof = jr.bounds.prove(problem(top), s, method=jr.bounds.crown_ibp(), over=None)
     assert proof.check(rational=True).accepted
     assert not changed(proof, "set/radius", lambda a: a * np.float32(1.05)).check().accepted
 
@@ -153,9 +173,9 @@ def _moved(a, by=0.3):
 
 
 TAMPERED = {
-    "a slope that cuts": ("alpha", lambda p: changed(p, _steepest(p, "final"), lambda a: 1 - 2 * a)),
+    "a slope that cuts": ("input", lambda p: changed(p, _steepest(p, "final"), lambda a: 1 - 2 * a)),
     "slopes of a leaf": ("neurons", lambda p: changed(p, _steepest(p, "cuts"), lambda a: 3 - a)),
-    "no number": ("alpha", lambda p: changed(p, _steepest(p, "final"), lambda a: a * np.nan)),
+    "no number": ("input", lambda p: changed(p, _steepest(p, "final"), lambda a: a * np.nan)),
     "infinite": ("neurons", lambda p: changed(p, "cuts/multipliers", lambda a: a + np.inf)),
     "multipliers negated": ("neurons", lambda p: changed(p, "cuts/multipliers", np.negative)),
     "a cut moved": ("input", lambda p: changed(p, "input/points", _moved)),
@@ -242,11 +262,12 @@ def forged(proof, draw):
         if name.startswith(("function/", "set/")) or rng.random() < 0.4:
             continue
         if name.endswith(("claimed",)):
-            arrays[name] = (
-                a - abs(scale) * rng.random() if rng.random() < 0.5 else np.full(a.shape, -rng.random() * 1e-6)
-            )
+            # claims that say nothing leave the verdict to the bounds themselves
+            arrays[name] = rng.choice([a - scale * rng.random(), np.full(a.shape, -1e-7), np.full(a.shape, 1e9)])
         elif name.endswith("nodes"):
-            arrays[name] = np.where(rng.random(a.shape) < 0.3, rng.integers(-len(a) - 2, len(a) + 3, a.shape), a)
+            broken = np.where(rng.random(a.shape) < 0.3, rng.integers(-len(a) - 2, len(a) + 3, a.shape), a)
+            other = np.where(np.arange(4) == 1, rng.integers(0, 2, a.shape), a)  # cuts of other entries
+            arrays[name] = broken if rng.random() < 0.2 else other
         elif name.endswith("multipliers"):
             arrays[name] = np.abs(a + scale * rng.standard_normal(a.shape)).astype(a.dtype)
         else:
@@ -255,22 +276,22 @@ def forged(proof, draw):
             )
             if rng.random() < 0.05:
                 arrays[name].flat[: rng.integers(1, 3)] = rng.choice([np.nan, np.inf, -np.inf])
-    if rng.random() < 0.3:
+    if rng.random() < 0.1:
         meta["root"] = int(rng.integers(-3, 3))
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         n = len(meta["ops"])
         meta["walks"] = [{"relax": True, "refine": rng.integers(-2, n + 2, 3).tolist()} for _ in meta["walks"]]
-    if rng.random() < 0.3:
+    if rng.random() < 0.1:
         meta["trees"] = {str(rng.integers(-1, 3)): int(rng.integers(-3, 3)) for _ in range(2)}
     return jr.bounds.Certificate(meta, arrays)
 
 
-@pytest.mark.parametrize("name", ["crown", "alpha", "input", "neurons"])
+@pytest.mark.parametrize("name", some("crown", "alpha", "input", "neurons"))
 def test_forgery_of_a_false_property_is_rejected(name):
     false = violated(made(name))
-    assert max(false.evaluate(z).max() for z in GRID[::7]) >= 0.019
+    assert worst(false).max() >= 0.019
 
-    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=120, deadline=None, derandomize=True, database=None)
     @hypothesis.given(st.data())
     def attempt(data):
         with np.errstate(all="ignore"):
@@ -283,14 +304,14 @@ def test_forgery_of_a_false_property_is_rejected(name):
 def test_whatever_the_proof_its_bounds_hold(name):
     """Sharper than verdicts: any choices at all give upper bounds of the outputs, part by part."""
     proof = made(name)
-    worst = np.max([proof.evaluate(z) for z in GRID[::7]], axis=0)
+    top = worst(proof)
 
-    @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=80, deadline=None, derandomize=True, database=None)
     @hypothesis.given(st.data())
     def attempt(data):
         other = forged(proof, data.draw)
         arrays = {n: np.full(a.shape, 1e9) if n.endswith("claimed") else a for n, a in other.arrays.items()}
-        bounds = np.full(len(worst), -np.inf)
+        bounds = np.full(len(top), -np.inf)
         try:
             with np.errstate(all="ignore"):
                 cert = checker._proof.parse(other.meta, arrays, False)
@@ -298,7 +319,7 @@ def test_whatever_the_proof_its_bounds_hold(name):
                     bounds[row] = max(bounds[row], bound)
         except (checker.Rejected, IndexError, KeyError, TypeError, ValueError):
             return
-        assert np.all(bounds >= worst), (bounds, worst)
+        assert np.all(bounds >= top), (bounds, top)
 
     attempt()
 
@@ -342,7 +363,7 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", thinned(FUNCTIONS, 4, ("strided", "reductions", "abs", "pairs", "curves")))
 def test_every_operation_says_what_jax_says(name):
     """Values as JAX computes them; bounds, with slopes at random, above all samples, in floats and in fractions alike."""
     fn = lambda z: jnp.ravel(FUNCTIONS[name](z))  # noqa: E731
@@ -365,11 +386,10 @@ def test_every_operation_says_what_jax_says(name):
         "input/points": np.zeros(0),
         "claimed": np.zeros((1, lowered.size[out])),
     }
-    for key in jax.random.split(jax.random.key(0), 20):
-        z = s.sample(key)
-        np.testing.assert_allclose(checker.evaluate(meta, arrays, np.asarray(z)), fn(z), rtol=2e-5, atol=2e-5)
-    points = np.asarray(jax.vmap(s.sample)(jax.random.split(jax.random.key(1), 200)), np.float64)
+    rng = np.random.default_rng(1)
+    points = np.float32(np.asarray(s.center) + rng.choice([-0.4, 0.0, 0.4], (100, *IMAGE)) * rng.random((100, 1, 1, 1)))
     values = np.stack([checker.evaluate(meta, arrays, z) for z in points])
+    np.testing.assert_allclose(values, jax.jit(jax.vmap(fn))(points), rtol=2e-5, atol=2e-5)
     bounds = checker.derived(meta, arrays)["claimed"][0]
     assert np.all(bounds >= values.max(0) - 1e-12)
     assert np.all(bounds <= values.max(0) + 30)
@@ -422,8 +442,10 @@ def test_a_convolutional_and_a_smooth_net():
 
     s = jr.sets.linf(0.05, clip=(-1, 1))(0.5 * _key(7, *IMAGE))
     for fn in (conv, smooth):
-        top = float(jr.bounds.crown().solve(None, jr.objectives.objective(fn), s).value)
-        proof = jr.bounds.prove(jr.objectives.objective(lambda z, fn=fn, top=top: fn(z) - top - 1e-4), s, over=None)
+        method = jr.bounds.crown_ibp()
+        top = float(jax.jit(lambda fn=fn, by=method: by.solve(None, jr.objectives.objective(fn), s).value)())
+        f = jr.objectives.objective(lambda z, fn=fn, top=top: fn(z) - top - 1e-4)
+        proof = jr.bounds.prove(f, s, method=method, over=None)
         assert proof.check().accepted
         exact = proof.check(rational=True)
         assert exact.accepted == (fn is conv)
