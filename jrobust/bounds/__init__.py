@@ -6,8 +6,10 @@ from jrobust.bounds._ladder import ladder
 from jrobust.bounds._lipschitz import lipschitz, lipschitz_constant
 from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, outward, supported
 from jrobust.bounds._milp import lp, milp
+from jrobust.bounds._proofs import Certificate, load_certificate, prove
 
 __all__ = [
+    "Certificate",
     "Search",
     "alpha_crown",
     "branch",
@@ -19,10 +21,12 @@ __all__ = [
     "ladder",
     "lipschitz",
     "lipschitz_constant",
+    "load_certificate",
     "lp",
     "milp",
     "output_bounds",
     "outward",
+    "prove",
     "supported",
     "zonotope",
 ]

@@ -27,7 +27,7 @@ _KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 @partial(jax.jit, static_argnames="over")
-def _root(oracle: Oracle, f: Any, s: Any, *, over: str) -> Any:
+def root_of(oracle: Oracle, f: Any, s: Any, *, over: str) -> Any:
     return _KINDS[over][0](oracle, f, s)
 
 
@@ -45,6 +45,7 @@ class Search(NamedTuple):
       nodes: domains bounded so far.
       closed: upper bounds [m] of the domains that are done with (-inf: none).
       open: the other domains (pass the search on to `branch` to go on).
+      leaves: the domains that are done with, where they were recorded.
     """
 
     lower: float
@@ -53,6 +54,7 @@ class Search(NamedTuple):
     nodes: int
     closed: np.ndarray
     open: Any
+    leaves: Any = None
 
     @property
     def upper(self) -> float:
@@ -79,6 +81,7 @@ def branch(
     nodes: int | float = math.inf,
     seconds: int | float = math.inf,
     resume: Search | None = None,
+    record: bool = False,
 ) -> Search:
     """Branch and bound on one example: cut the domain in two where a relaxation costs most, bound both parts, go on with what is open.
 
@@ -95,6 +98,7 @@ def branch(
         closes the gap down to ``tolerance`` instead.
       nodes, seconds: budgets; the search ends after the step in which one is spent.
       resume: a search that was ended by its budget, of the same problem and options.
+      record: keep the domains that are done with, as ``leaves`` (what `prove` makes certificates of).
 
     Returns:
       A `Search`: its two sides enclose the worst case whenever it ends.
@@ -122,12 +126,13 @@ def branch(
     if order not in ("best", "depth"):
         raise ValueError(f"branch: order is best or depth, got {order!r}")
     started = time.monotonic()
-    kind, oracle = _plan(s, over, method)
-    root, elements, domain = _root(oracle, f, s, over=kind)
+    kind, oracle = planned(s, over, method)
+    root, elements, domain = root_of(oracle, f, s, over=kind)
     size = batch if batch is not None else _batch(f, s)
     closed = np.full(elements.shape, -np.inf, elements.dtype)
     lower, witness, counted = -math.inf, s.center, 0
     pool, stuck = Pool(), []
+    kept = [resume.leaves] if resume is not None and resume.leaves is not None else []
     if resume is not None and resume.nodes > 0:
         _check_same(resume, f, s, elements, domain)
         lower, witness, counted, closed, fresh = resume.lower, resume.witness, resume.nodes, resume.closed, None
@@ -166,17 +171,22 @@ def branch(
             upper = np.minimum(leaf.elements, ceiling).max(1)
             finished = upper < target if target is not None else upper <= lower + tolerance
             closed = np.maximum(closed, np.max(leaf.elements, axis=0, where=finished[:, None], initial=-np.inf))
+            kept += [jax.tree.map(lambda a, done=finished: a[done], bounded)] if record and finished.any() else []
             waiting = Waiting(bounded, leaf.elements, leaf.entries, leaf.points, tries[start : start + size])
             hopeless = ~finished & (waiting.tries >= _TRIES)
             stuck += [jax.tree.map(lambda a, h=hopeless: a[h], waiting)] if hopeless.any() else []
             keep = ~finished & ~hopeless
             pool.push(jax.tree.map(lambda a, keep=keep: a[keep], waiting), upper[keep])
-    left = [part for part in (*stuck, pool.everything()) if part is not None]
+    witness = jax.tree.map(jnp.asarray, witness)
     if fresh is not None:
-        return Search(lower, jax.tree.map(jnp.asarray, witness), ceiling, counted, closed, None)
-    remaining = jax.tree.map(lambda *a: np.concatenate(a), *left) if left else None
+        return Search(lower, witness, ceiling, counted, closed, None)
+    remaining = _joined([part for part in (*stuck, pool.everything()) if part is not None])
     elements = closed if remaining is None else np.maximum(closed, remaining.elements.max(0))
-    return Search(lower, jax.tree.map(jnp.asarray, witness), np.minimum(elements, ceiling), counted, closed, remaining)
+    return Search(lower, witness, np.minimum(elements, ceiling), counted, closed, remaining, _joined(kept))
+
+
+def _joined(parts: list[Any]) -> Any:
+    return jax.tree.map(lambda *a: np.concatenate(a), *parts) if parts else None
 
 
 def _check_same(resume: Search, f: Objective, s: Any, elements: Array, domain: Domain) -> None:
@@ -197,7 +207,7 @@ def _check_same(resume: Search, f: Objective, s: Any, elements: Array, domain: D
         )
 
 
-def _plan(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
+def planned(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
     if over not in ("auto", *_KINDS):
         raise ValueError(f"branch: over is one of auto, input, neurons, got {over!r}")
     leaves = jax.tree.leaves(s.center)

@@ -45,7 +45,7 @@ class Leaf(NamedTuple):
 # -- Neurons ------------------------------------------------------------------------------------------------------------
 
 
-def _splittable(problem: Problem) -> list[int]:
+def splittable(problem: Problem) -> list[int]:
     """The values that nonlinear equations with a relaxation take, in order."""
     program, found = problem.program, []
     for eqn in program.equations:
@@ -56,7 +56,7 @@ def _splittable(problem: Problem) -> list[int]:
 
 def _unravelled(problem: Problem, lo: Array, hi: Array) -> dict[int, Interval]:
     cuts, start = {}, 0
-    for i in _splittable(problem):
+    for i in splittable(problem):
         shape = problem.program.avals[i].shape
         size = math.prod(shape)
         cuts[i] = Interval(*(end[start : start + size].reshape(shape) for end in (lo, hi)))
@@ -65,7 +65,7 @@ def _unravelled(problem: Problem, lo: Array, hi: Array) -> dict[int, Interval]:
 
 
 def _ravelled(problem: Problem, parts: dict[int, Array]) -> Array:
-    return jnp.concatenate([jnp.ravel(parts[i]) for i in _splittable(problem)])
+    return jnp.concatenate([jnp.ravel(parts[i]) for i in splittable(problem)])
 
 
 def neuron_root(oracle: Oracle, f: Any, s: Any) -> tuple[dict[int, Interval], Array, Domain]:
@@ -74,15 +74,15 @@ def neuron_root(oracle: Oracle, f: Any, s: Any) -> tuple[dict[int, Interval], Ar
     problem = posed(f, s, method)
     by = walked(problem, method)
     elements = jnp.atleast_1d(never_nan(output(problem, method, by)))
-    size = sum(math.prod(problem.program.avals[i].shape) for i in _splittable(problem))
+    size = sum(math.prod(problem.program.avals[i].shape) for i in splittable(problem))
     dtype, m = elements.dtype, elements.shape[0]
     none = jnp.full((m, size), -jnp.inf, dtype), jnp.full((m, size), jnp.inf, dtype)
-    zero = {i: (jnp.zeros(problem.program.avals[i].shape, dtype),) * 2 for i in _splittable(problem)}
+    zero = {i: (jnp.zeros(problem.program.avals[i].shape, dtype),) * 2 for i in splittable(problem)}
     parameters = jax.tree.map(lambda a: jnp.broadcast_to(a, (m, *a.shape)), (by.theta, zero))
-    return {i: by.env[i] for i in _splittable(problem)}, elements, Domain(*none, jnp.arange(m), parameters)
+    return {i: by.env[i] for i in splittable(problem)}, elements, Domain(*none, jnp.arange(m), parameters)
 
 
-def _walked(
+def walked_over(
     problem: Problem, method: Method, root: dict[int, Interval], lo: Array, hi: Array
 ) -> tuple[Any, Bounded, Array]:
     """The domain's cuts, its intervals, and whether these are contradictory: then it is empty."""
@@ -100,7 +100,7 @@ def neuron(
     method: Method = method_of(oracle, "branch(method=)")
     problem = posed(f, s, method)
     (out,) = problem.program.outputs
-    cuts, by, empty = _walked(problem, method, root, domain.lo, domain.hi)
+    cuts, by, empty = walked_over(problem, method, root, domain.lo, domain.hi)
     m = problem.program.avals[out].shape[0]
     form = row(problem, by, out, (jnp.arange(m) == domain.row).astype(domain.lo.dtype))
     options = {"steps": method.steps, "rate": method.rate, "target": method.target}
@@ -115,7 +115,7 @@ def neuron(
         here = jnp.arange(scores.size) == entry
         lo = jnp.where(here & (side == 1), points, domain.lo)
         hi = jnp.where(here & (side == 0), points, domain.hi)
-        _, inner, empty = _walked(problem, method, root, lo, hi)
+        _, inner, empty = walked_over(problem, method, root, lo, hi)
         inner = inner._replace(pairs=pairs_of(problem, inner.env, parameters[0]))
         value = upper(problem, inner, form)[0]
         return jnp.where(empty, -jnp.inf, never_nan(value))
@@ -137,7 +137,7 @@ def neuron(
 def _scores(problem: Problem, by: Bounded, end: Form, theta: dict[int, Any]) -> tuple[Array, Array]:
     """For every entry, what its relaxation costs the bound, and where to cut it: at a kink, or in the middle."""
     program = problem.program
-    zero = {i: jnp.zeros(program.avals[i].shape, by.env[i].lo.dtype) for i in _splittable(problem)}
+    zero = {i: jnp.zeros(program.avals[i].shape, by.env[i].lo.dtype) for i in splittable(problem)}
     scores, points = dict(zero), {i: 0.5 * (by.env[i].lo + by.env[i].hi) for i in zero}
     for k, c in end.met.items():
         eqn = program.equations[k]

@@ -69,7 +69,7 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
     def tightened(env: Env, i: int) -> Interval:
         if given is not None:
             return intersect(env[i], given[i]) if i in given else env[i]
-        if not _worth_refining(problem, method, i):
+        if not worth_refining(problem, method, i):
             return env[i]
         by = (base or Bounded(env, theta, pairs, errors)) if method.relax else Bounded(env, {}, {}, errors)
         return intersect(env[i], two_sided(problem, method, by, i, env[i]))
@@ -94,7 +94,7 @@ def _floating(v: Interval) -> bool:
     return bool(jnp.issubdtype(v.lo.dtype, jnp.floating))
 
 
-def _worth_refining(problem: Problem, method: Method, i: int) -> bool:
+def worth_refining(problem: Problem, method: Method, i: int) -> bool:
     """Whether a backward pass can be tighter than the interval of value ``i``."""
     if not jnp.issubdtype(problem.program.avals[i].dtype, jnp.floating):
         return False
