@@ -80,8 +80,8 @@ print(f"accuracy {float(jnp.mean(jnp.argmax(net(x), 1) == y)):.3f}, n = 400")
 # Grey: where the points of the box really go (a dense grid). Frames: the elementwise bounds of the two outputs. Every frame
 # holds the grey set; IBP forgets that the entries of a layer depend on one input and is far too wide.
 #
-# The polygon asks CROWN for the largest value in sixteen directions of the output plane, not two: the same
-# bound, of other specifications. It is all that CROWN's affine functions know, and it follows the slant.
+# The polygon asks CROWN for the largest value in sixteen directions of the output plane, not in the four of the frame: the same
+# method, other specifications, each with affine functions of its own. It follows the slant that no frame can.
 
 # %%
 TURNS = jnp.linspace(0, 2 * jnp.pi, 16, endpoint=False)
@@ -103,7 +103,7 @@ def pushed(eps):
 
 
 def polygon(support):
-    """Corners of the intersection of the half planes ``<d, v> <= support``: neighbouring ones, as each of them is tight enough."""
+    """Corners of the intersection of the half planes ``<d, v> <= support``, in order: what any two lines leave inside all others."""
     corners = [
         np.linalg.solve(np.stack([DIRECTIONS[i], DIRECTIONS[j]]), np.stack([support[i], support[j]]))
         for i in range(16)
@@ -132,9 +132,9 @@ fig.tight_layout()
 # %% [markdown]
 # ## What stands in for an activation
 # CROWN puts two lines around a nonlinear function on the interval that its input is known to lie in. Asked for `f(z) - k z`, it returns
-# how high a line of slope k must start; over all slopes those lines leave exactly the band between its pair. The
-# three columns are ever wider intervals around the same centre: the band is thin where the function is nearly straight, and ReLU's is
-# the well known triangle with one side moved.
+# how high a line of slope k must start; over all slopes those lines leave the band between its pair, cut off where interval
+# arithmetic knows better: hence the flat parts, and all of ReLU's triangle. The three columns are ever wider intervals around the
+# same centre. The band is thin where the function is nearly straight, and its slanted sides touch the function.
 
 # %%
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": lambda z: jax.nn.gelu(z, approximate=False)}
@@ -167,8 +167,9 @@ fig.tight_layout()
 # %% [markdown]
 # ## One property, ever tighter
 # The property: no point of the box is classified otherwise; the worst margin of the other class is below 0. Left: what each method
-# proves (from above) and what PGD shows (from below). Right: branch and bound cuts the box, so the
-# gap closes with the number of domains. It stops as soon as the two sides meet.
+# proves (from above) and what PGD shows (from below). The property holds, yet on this box neither CROWN nor alpha-CROWN
+# proves it. Right: branch and bound cuts the box, and the gap closes with the number of domains until the two sides meet
+# (within 1e-4, the grey line).
 
 # %%
 LADDER = {
@@ -207,8 +208,8 @@ fig.tight_layout()
 # %% [markdown]
 # ## A map
 # Every point of the plane is the centre of a box of radius eps, with the class that the net gives it. Green: no point of
-# the box has the other class (proven by CROWN). Red: PGD shows one that does. White: nobody knows, which says something
-# about the method, not about the net: with CROWN the unknown is a thin seam, with IBP most of the plane.
+# the box has the other class (proven). Red: PGD shows one that does. Pale: nobody knows, which says something
+# about the method, not about the net: with CROWN the unknown is a thin seam, with IBP about half of the plane.
 
 # %%
 EPS = 0.1
