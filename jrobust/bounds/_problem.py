@@ -103,7 +103,7 @@ def check(program: Program, method: str) -> None:
         raise NotImplementedError(
             f"{method}: no rule for primitive '{eqn.name}'{operands}, used at {eqn.source}. "
             "No method of jr.bounds supports it yet; jr.bounds.supported(fn, x, method=...) lists every such primitive, "
-            "and CONTRIBUTING.md shows how to add a rule."
+            "and docs/adding_a_rule.md shows how to add a rule."
         )
 
 
