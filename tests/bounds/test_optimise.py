@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jrobust as jr
-from jrobust.bounds._backward import Bounded, pair
+from jrobust.bounds._backward import pairs_of
 from jrobust.bounds._methods import method_of
 from jrobust.bounds._propagate import one_sided, posed
 from tests.bounds.test_rules import BOXES, RULES
@@ -41,9 +41,9 @@ def test_any_parameters_are_sound(name):
         k_theta, k_z = jax.random.split(key)
         keys = jax.random.split(k_theta, len(leaves))
         theta = tree.unflatten([jax.random.uniform(k, t.shape) for k, t in zip(keys, leaves, strict=True)])
-        pairs = {k: pair(problem, by.env, k, t) for k, t in theta.items()}
+        by = by._replace(theta=theta, pairs=pairs_of(problem, by.env, theta))
         (out,) = problem.program.outputs
-        above = one_sided(problem, CROWN_IBP, Bounded(by.env, theta, pairs), out, by.env[out].hi)
+        above = one_sided(problem, CROWN_IBP, by, out, by.env[out].hi)
         above = jnp.where(jnp.isnan(above), jnp.inf, above)
         z = lo + (hi - lo) * jax.random.uniform(k_z, (300, *shape))
         v = jax.vmap(fn)(jnp.concatenate([z, lo[None], hi[None]])).reshape(302, -1)
