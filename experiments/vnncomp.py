@@ -5,7 +5,8 @@
 
 One JSON line an instance is appended to experiments/records/vnncomp_FAMILY.jsonl; a line that is there is not run again (--timeout and
 --in-process are part of the line and must agree). A subprocess an instance measures what the competition does (imports and compilation
-count); --in-process compiles each shape of network once, and the limit is then only looked at between compiled steps.
+count, --cache DIR keeps compiled programs between them); --in-process compiles each shape of network once, and the limit is then only
+looked at between compiled steps. --agreed leaves out the instances without a consensus.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from pathlib import Path
 
 RECORDS = Path(__file__).parent / "records"
 COMMAND = "import sys; from jrobust.cli import main; sys.exit(main())"
+AGREED = ("sat", "unsat", "unsat-single")
+SETTINGS = ("limit", "in_process", "cached", "seed")
 FAMILIES = ("rl_benchmarks", "acasxu", "mnist_fc", "verivital", "sri_resnet_a")
 
 
@@ -71,10 +74,12 @@ def in_process(net: Path, spec: Path, timeout: float, seed: int) -> dict:
 
 def run(family: str, args: argparse.Namespace) -> None:
     folder, path = Path(args.root) / family, RECORDS / f"vnncomp_{family}.jsonl"
-    settings = {"limit": args.timeout, "in_process": args.in_process, "seed": args.seed}
+    settings = dict(zip(SETTINGS, (args.timeout, args.in_process, args.cache is not None, args.seed), strict=True))
     known = {(r["onnx"], r["vnnlib"], *(r[k] for k in settings)) for r in read(family)}
     with open(folder / "instances.csv", newline="") as lines:
         instances = list(csv.DictReader(lines))[: args.n]
+    if args.agreed:
+        instances = [row for row in instances if row["consensus"] in AGREED]
     RECORDS.mkdir(exist_ok=True)
     for i, row in enumerate(instances):
         if (row["onnx"], row["vnnlib"], *settings.values()) in known:
@@ -120,15 +125,15 @@ def table() -> None:
         family = path.stem.removeprefix("vnncomp_")
         groups: dict[tuple, list[dict]] = {}
         for r in read(family):
-            groups.setdefault((r["limit"], r["in_process"], r["seed"]), []).append(r)
-        for (limit, inside, _), rows in groups.items():
-            agreed = [r for r in rows if r["consensus"] in ("sat", "unsat", "unsat-single")]
+            groups.setdefault(tuple(r[k] for k in SETTINGS), []).append(r)
+        for (limit, inside, cached, _), rows in groups.items():
+            agreed = [r for r in rows if r["consensus"] in AGREED]
             decided = [r for r in rows if r["verdict"] in ("sat", "unsat")]
             wrong = sum(r["verdict"] != r["consensus"].removesuffix("-single") for r in agreed if r in decided)
             sats = [r for r in rows if r["verdict"] == "sat"]
             winner = [r for r in agreed if r["winner_verdict"] in ("sat", "unsat")]
             cells = (
-                family, limit or "official", "in process" if inside else "command", len(rows),
+                family, limit or "official", ("in process" if inside else "command") + ", cached" * cached, len(rows),
                 f"{sum(r in decided for r in agreed)}/{len(agreed)}", len(sats), sum(r["verdict"] == "unsat" for r in rows), wrong,
                 f"{sum(r.get('confirmed') == 'onnxruntime' for r in sats)}/{len(sats)}",
                 sum(r["verdict"] in ("error", "overrun") for r in rows),
@@ -148,11 +153,19 @@ def main() -> None:
     parser.add_argument("--n", type=int, help="only the first instances")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--in-process", action="store_true")
+    parser.add_argument("--agreed", action="store_true", help="only instances on which the competition's tools agree")
+    parser.add_argument("--cache", help="a folder for compiled programs (JAX's persistent compilation cache)")
     parser.add_argument("--table", action="store_true", help="only print the table")
     args = parser.parse_args()
     if not args.table:
         if args.root is None or not args.families:
             parser.error("give families and --root (or $VNNCOMP_DIR), or --table")
+        if args.cache:
+            os.environ |= {
+                "JAX_COMPILATION_CACHE_DIR": str(Path(args.cache).absolute()),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+            }
         for family in args.families:
             run(family, args)
     table()

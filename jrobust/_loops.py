@@ -23,6 +23,8 @@ _CALLS = frozenset(
     | {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 )
 
+_CHUNKS = 16  # of a vmapped `map_where`, where all are active
+
 
 def scan(
     f: Callable[[Any, Any], tuple[Any, Any]],
@@ -122,9 +124,10 @@ def _inside(index: Any, active: Any) -> Any:
 def _chunks(active: Any, batch_size: int, body: Callable[[Any, Any], Any], init: Any) -> Any:
     """``body(indices, so far)`` over all active indices, the last chunk filled up with one past the end."""
     n = active.shape[0]
-    order = jnp.argsort(~active, stable=True).astype(jnp.int32)
-    order = jnp.concatenate([order, jnp.full(batch_size, n, jnp.int32)])
-    count = jnp.sum(active)
+    place = jnp.cumsum(active, dtype=jnp.int32)  # no sort: on CPU that is serial
+    order = jnp.full(n + batch_size, n, jnp.int32)
+    order = order.at[jnp.where(active, place - 1, n + batch_size)].set(jnp.arange(n, dtype=jnp.int32), mode="drop")
+    count = place[-1]
 
     def step(carry: Any) -> Any:
         start, so_far = carry
@@ -155,11 +158,16 @@ def _write(fn: Callable[..., Any], batch_size: int, active: Any, default: Any, a
             return x.reshape(size * n, *x.shape[2:])
 
         def of_pair(i: Any, *args: Any) -> Any:
-            return fn(i % n, *jax.tree.map(lambda x, d: x[i // n] if d else x, args, batched[2]))
+            example = lax.div(i, jnp.asarray(n, i.dtype)).astype(jnp.uint32)  # unsigned: no negative index to mend
 
-        out = _write(
-            of_pair, batch_size * size, flat(active, batched[0]), jax.tree.map(flat, default, batched[1]), args
-        )
+            def mine(x: Any, is_batched: bool) -> Any:
+                return lax.dynamic_index_in_dim(x, example, keepdims=False) if is_batched else x
+
+            return fn(lax.rem(i, jnp.asarray(n, i.dtype)), *jax.tree.map(mine, args, batched[2]))
+
+        # in several chunks: where few are active, few run, and what a chunk holds stays in the cache
+        chunk = max(batch_size, batch_size * size // _CHUNKS)
+        out = _write(of_pair, chunk, flat(active, batched[0]), jax.tree.map(flat, default, batched[1]), args)
         return jax.tree.map(lambda x: x.reshape(size, n, *x.shape[1:]), out), jax.tree.map(lambda _: True, out)
 
     return run(active, default, args)

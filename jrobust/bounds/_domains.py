@@ -22,6 +22,8 @@ from jrobust.bounds._tables import RELAX, Interval
 from jrobust.sets import box
 from jrobust.typing import Array
 
+_WORST = 4  # specifications whose slopes decide where a box is cut
+
 
 class Domain(NamedTuple):
     """One domain (or a batch of them): its ends, the specification it is about (-1: all) and the optimiser's parameters."""
@@ -189,31 +191,57 @@ def input_root(oracle: Oracle, f: Any, s: Any) -> tuple[None, Array, Domain]:
 
 
 def piece(oracle: Oracle, f: Any, s: Any, root: None, domain: Domain, tried: int) -> tuple[Domain, Leaf]:
-    """Bound one box, all specifications at once; cut next where width times slope is largest (gradient-smeared)."""
+    """Bound one box, all specifications at once; cut next where width times slope is largest.
+
+    Slopes are those of the function at the centre and of the affine functions that bound it: the first alone miss what a kink hides.
+    """
     (shape,), tree = [jnp.shape(x) for x in jax.tree.leaves(s.center)], jax.tree.structure(s.center)
     as_point = lambda v: tree.unflatten([v.reshape(shape)])  # noqa: E731
     lo, hi = domain.lo, domain.hi
-    centre = 0.5 * (lo + hi)
-    elements = oracle.solve(None, f, box(as_point(lo), as_point(hi))(as_point(centre))).info["elements"]
-    slopes = (
-        jax.jacfwd(lambda v: f(as_point(v)))(centre)
-        if lo.size < elements.size
-        else jax.jacrev(lambda v: f(as_point(v)))(centre)
-    )
-    slopes = jnp.where(jnp.isfinite(slopes), slopes, 0.0)
-    worst = jnp.where(slopes[jnp.argmax(elements)] > 0, hi, lo)
-    values = jnp.stack([jnp.max(f(as_point(v))) for v in (centre, worst)])
+    centre, width = 0.5 * (lo + hi), hi - lo
+    elements, worst, lines = _bounded(oracle, f, box(as_point(lo), as_point(hi))(as_point(centre)))
+    differentiate = jax.jacfwd if lo.size < elements.size else jax.jacrev
+    slopes = differentiate(lambda v: f(as_point(v)))(centre)[worst]
+    slopes, lines = (jnp.where(jnp.isfinite(a), a, 0.0) for a in (slopes, slopes if lines is None else lines))
+    corner = jnp.where(lines[0] > 0, hi, lo)
+    values = jnp.stack([jnp.max(f(as_point(v))) for v in (centre, corner)])
     at = jnp.argmax(values)
-    smear = jnp.max(jnp.where(elements[:, None] >= 0, jnp.abs(slopes), 0.0), axis=0) * (hi - lo)
-    # a direction that the slope at one point does not show is cut as well, once the others are small
-    score = jnp.where(hi > lo, smear + 0.02 * jnp.max(smear) * (hi - lo) / jnp.max(hi - lo) + 1e-30, 0.0)
+    smear = jnp.max(jnp.where(elements[worst, None] >= 0, jnp.abs(slopes) + jnp.abs(lines), 0.0), axis=0) * width
+    # a direction that no slope shows is cut as well, once the others are small
+    score = smear + 0.02 * jnp.max(smear) * width / jnp.max(width) + 1e-30
     score = jnp.where((centre > lo) & (centre < hi), score, 0.0)
     best, entries = jax.lax.top_k(score, min(8, score.size))
     leaf = Leaf(
         elements,
         values[at],
-        as_point(jnp.stack([centre, worst])[at]),
+        as_point(jnp.stack([centre, corner])[at]),
         jnp.where(best > 0, entries, -1),
         centre[entries],
     )
     return domain, leaf
+
+
+def _bounded(oracle: Oracle, f: Any, s: Any) -> tuple[Array, Array, Array | None]:
+    """Upper bounds [m], the few largest (which), and the slopes [few, n] of the affine functions behind these: None without such."""
+
+    def largest(elements: Array) -> Array:
+        return jax.lax.top_k(elements, min(_WORST, elements.size))[1]
+
+    method = dict(getattr(oracle.run, "static", ())).get("method")
+    if not (isinstance(method, Method) and method.relax):
+        elements = oracle.solve(None, f, s).info["elements"]
+        return elements, largest(elements), None
+    problem = posed(f, s, method)
+    by = walked(problem, method)
+    elements = jnp.atleast_1d(never_nan(output(problem, method, by)))
+    worst = largest(elements)
+    (out,) = problem.program.outputs
+    if out not in problem.program.dependent:
+        return elements, worst, None
+
+    def slope(j: Array) -> Array:
+        c = (jnp.arange(elements.size) == j).astype(elements.dtype).reshape(problem.program.avals[out].shape)
+        _, end = upper(problem, by, row(problem, by, out, c))
+        return jnp.ravel(jax.tree.leaves(at_input(problem, end.rows))[0])
+
+    return elements, worst, jax.vmap(slope)(worst)
