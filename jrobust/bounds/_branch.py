@@ -13,13 +13,13 @@ import numpy as np
 from jrobust._objective import Objective
 from jrobust._oracle import Bound, Oracle, check_problem, require
 from jrobust._tree import bind
-from jrobust.bounds._domains import Domain, Leaf, input_root, neuron, neuron_root, piece
+from jrobust.bounds._domains import Domain, Leaf, input_root, neuron, neuron_root, piece, splittable
 from jrobust.bounds._methods import alpha_crown, crown, method_of
 from jrobust.bounds._pool import Pool, Waiting, children, filled_up
-from jrobust.bounds._problem import is_box, program_of
+from jrobust.bounds._problem import is_box, pose, program_of
 from jrobust.typing import Array
 
-_FEW_INPUTS, _TRIES = 20, 4
+_FEW_INPUTS, _FEW_NEURONS, _TRIES = 20, 4096, 4
 _KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "input": (input_root, piece),
     "neurons": (neuron_root, neuron),
@@ -88,7 +88,8 @@ def branch(
     Args:
       f, s: the objective and the set.
       method: what bounds a domain: over the input any upper oracle, by default `crown`; over neurons a method whose walks go backward, by
-        default ``alpha_crown(steps=10, target=0)``.
+        default ``alpha_crown(steps=10, target=0)``, of nets of at most 4096 neurons with ``intermediates=alpha_crown()``: once, before
+        the first cut.
       over: "input" cuts the set's box (sets that are boxes), "neurons" the inputs of nonlinear operations, at their kink or in the
         middle, as Lagrangian constraints (beta-CROWN); "auto": the input where it is a box of at most 20 numbers.
       order: "best" takes the largest upper bounds first, "depth" the newest domains (less memory).
@@ -126,7 +127,7 @@ def branch(
     if order not in ("best", "depth"):
         raise ValueError(f"branch: order is best or depth, got {order!r}")
     started = time.monotonic()
-    kind, oracle = planned(s, over, method)
+    kind, oracle = planned(f, s, over, method)
     root, elements, domain = root_of(oracle, f, s, over=kind)
     size = batch if batch is not None else _batch(f, s)
     closed = np.full(elements.shape, -np.inf, elements.dtype)
@@ -207,7 +208,7 @@ def _check_same(resume: Search, f: Objective, s: Any, elements: Array, domain: D
         )
 
 
-def planned(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
+def planned(f: Objective, s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
     if over not in ("auto", *_KINDS):
         raise ValueError(f"branch: over is one of auto, input, neurons, got {over!r}")
     leaves = jax.tree.leaves(s.center)
@@ -219,7 +220,7 @@ def planned(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
             f"branch: over='input' cuts a box of one array, got a set of kind {s.geometry.name!r}; use over='neurons'"
         )
     if method is None:
-        method = crown() if over == "input" else alpha_crown(steps=10, target=0.0)
+        method = crown() if over == "input" else alpha_crown(steps=10, target=0.0, intermediates=_intermediates(f, s))
     require(("upper",), method, by="branch(method=)")
     if method.host:
         raise TypeError(f"branch: a method is one compiled program, {method.name} runs on the host")
@@ -228,10 +229,19 @@ def planned(s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
     return over, method
 
 
+def _intermediates(f: Objective, s: Any) -> Oracle:
+    """Optimised for every neuron where there are few."""
+    problem = pose(program_of(f, s.center), s)
+    neurons = sum(math.prod(problem.program.avals[i].shape) for i in splittable(problem) if i not in problem.pure)
+    return alpha_crown() if neurons <= _FEW_NEURONS else crown()
+
+
 def _batch(f: Any, s: Any) -> int:
     program = program_of(f, s.center)
-    widest = max(math.prod(program.avals[j].shape) for j in program.dependent)
-    return 2 ** int(np.clip(math.log2(2**26 / (24 * widest)), 3, 9))
+    entries = sum(
+        math.prod(program.avals[j].shape) for j in program.dependent
+    )  # the optimiser's derivative keeps them all
+    return 2 ** int(np.clip(math.log2(2**26 / (24 * entries)), 3, 9))
 
 
 def _solve(key: Any, f: Objective, s: Any, *, options: tuple[tuple[str, Any], ...]) -> Bound:

@@ -13,7 +13,7 @@ from jrobust.bounds import _choices, checker
 from jrobust.bounds._branch import branch, planned, root_of
 from jrobust.bounds._domains import Domain, splittable
 from jrobust.bounds._lowering import Lowered, lower
-from jrobust.bounds._methods import crown, method_of
+from jrobust.bounds._methods import alpha_crown, crown, method_of
 from jrobust.bounds._problem import Problem, is_box, mask_of
 from jrobust.bounds._propagate import Method, posed, worth_refining
 from jrobust.bounds._tables import is_affine
@@ -76,7 +76,8 @@ def prove(
 
     Args:
       f, s: the objective and the set: a box (`linf`, `box`), or a ball (`l2`, `l1`) of one array, which a clip may cut.
-      method: of `ibp`, `crown`, `crown_ibp`, `alpha_crown`; by default `crown` for the whole set, `branch`'s own for its parts.
+      method: of `ibp`, `crown`, `crown_ibp`, `alpha_crown`; by default `crown` for the whole set and for boxes, and
+        ``alpha_crown(steps=10, target=0)`` where neurons are cut.
       over: what branch and bound cuts: "input", "neurons" or "auto"; None: nothing.
       margin: parts are closed once their float32 bound is below ``-margin``, which leaves room for the checker's rounding.
       nodes, seconds, options: of `branch`.
@@ -107,7 +108,9 @@ def prove(
     proof = _written(f, s, first)
     if proof is not None or over is None:
         return proof
-    kind, by = planned(s, over, method)
+    kind, by = planned(f, s, over, method)
+    if method is None and kind == "neurons":
+        by = alpha_crown(steps=10, target=0.0)  # on CROWN's intervals, which the checker can follow
     found = branch(
         f, s, method=by, over=kind, target=-float(margin), nodes=nodes, seconds=seconds, record=True, **options
     )

@@ -71,7 +71,9 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
             return intersect(env[i], given[i]) if i in given else env[i]
         if not worth_refining(problem, method, i):
             return env[i]
-        by = (base or Bounded(env, theta, pairs, errors)) if method.relax else Bounded(env, {}, {}, errors)
+        # an optimiser builds on what it has tightened itself so far
+        by = base if base is not None and not method.steps else Bounded(env, theta, pairs, errors)
+        by = by if method.relax else by._replace(theta={}, pairs={})
         return intersect(env[i], two_sided(problem, method, by, i, env[i]))
 
     def met(env: Env, k: int, outs: Sequence[Interval]) -> Sequence[Interval]:

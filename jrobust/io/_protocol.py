@@ -68,8 +68,8 @@ def verify_files(
 ) -> Outcome:
     """Can the network reach the unsafe set that a VNN-LIB file describes?
 
-    A quick attack on all cases comes first, then the bounds `ibp` (of many cases), `crown_ibp`, `crown`, then ``search``. Each stage
-    takes only the cases that are still open.
+    A quick attack on all cases comes first, then the bounds `ibp` (of many cases), `crown_ibp`, `crown`, a strong attack (of more than
+    20 inputs), then ``search``. Each stage takes only the cases that are still open.
 
     Args:
       model: an ONNX file (.onnx, .onnx.gz), or a loaded network: ``net(x[B, *net.shape]) -> [B, ...]``.
@@ -231,8 +231,9 @@ def _stages_of(run: _Run, key: Any, search: Search | None) -> Iterator[tuple[str
         yield "crown-ibp", lambda: run.bound(bounds.crown_ibp())
     if ladder:
         yield "crown", lambda: run.bound(bounds.crown())
+    strong = attacks.apgd(steps=100)
+    if n > _FEW:  # of fewer inputs the search finds what there is
+        yield "strong attack", lambda: run.attack(strong, next(keys), restarts)
     yield "search", lambda: run.search(search or _branched, next(keys))
-    for oracle in itertools.cycle(
-        (attacks.apgd(steps=100), attacks.pgd(steps=100))
-    ):  # the second does not stop at the boundary
+    for oracle in itertools.cycle((strong, attacks.pgd(steps=100))):  # the second does not stop at the boundary
         yield "strong attack", lambda oracle=oracle: run.attack(oracle, next(keys), restarts)
