@@ -110,6 +110,19 @@ def test_refusals():
         jax.jit(lambda x: jr.bounds.branch_and_bound().solve(key, f, jr.sets.linf(0.1)(x)).value)(jnp.ones(2))
 
 
+def test_the_input_is_cut_where_the_relaxation_is_steep():
+    """At the centre only the second entry moves the function; what makes its bound loose is the first."""
+    from jrobust.bounds._branch import _step, root_of
+
+    f = jr.objectives.objective(lambda z: (8 * jax.nn.relu(z[0] - 0.5) + 0.5 * z[1])[None] - 3)
+    s, oracle = jr.sets.linf(1.0)(jnp.zeros(2)), jr.bounds.crown()
+    root, _, domain = root_of(oracle, f, s, over="input")
+    _, leaf = _step(oracle, f, s, root, domain, over="input", tried=1)
+    assert leaf.entries[0].tolist() == [0, 1]
+    _, leaf = _step(jr.bounds.ibp(), f, s, root, domain, over="input", tried=1)  # no lines: the function's slope alone
+    assert leaf.entries[0].tolist() == [1, 0]
+
+
 def test_children_cover_their_parent():
     from jrobust.bounds._domains import Domain
     from jrobust.bounds._pool import Waiting, children

@@ -83,6 +83,29 @@ def test_never_above_crown_and_mostly_below(threat):
     assert float((alpha - sampled).min()) >= -1e-5
 
 
+def test_as_intermediates_it_builds_on_itself():
+    """The intervals of a deeper layer are those of the net that ends there, not ones over CROWN's relaxations."""
+    w, s = weights(jax.random.key(1), (4, 12, 12, 12, 3)), jr.sets.linf(0.4)(jnp.array([0.4, -0.2, 0.1, 0.3]))
+    alpha = jr.bounds.alpha_crown(steps=15)
+
+    def cut(z):
+        return jax.nn.relu(jax.nn.relu(z @ w[0]) @ w[1]) @ w[2]
+
+    method = method_of(alpha, "")
+    problem = posed(lambda z: jax.nn.relu(cut(z)) @ w[3], s, method)
+    (last,) = [eqn.inputs[0] for eqn in problem.program.equations if eqn.name == "max"][-1:]
+    found = jax.jit(lambda s: method.walk(problem._replace(s=s)).env[last])(s)
+    by_itself, by_crown = (
+        jax.jit(lambda s, m=m: jr.bounds.output_bounds(cut, s, method=m))(s)
+        for m in (jr.bounds.alpha_crown(steps=15, intermediates=alpha), alpha)
+    )
+    open_ = (by_itself[0] < 0) & (by_itself[1] > 0)  # settled neurons keep the interval that settled them
+    assert int(open_.sum()) >= 4
+    for ours, same, looser in zip((found.lo, found.hi), by_itself, by_crown, strict=True):
+        np.testing.assert_allclose(ours[open_], same[open_], atol=2e-3)
+        assert float(jnp.abs(looser - same)[open_].mean()) > 0.02
+
+
 def test_a_target_stops_early():
     s, key = jr.sets.linf(0.3)(jnp.array([0.4, -0.2, 0.1, 0.3])), jax.random.key(3)
     w = weights(key)
