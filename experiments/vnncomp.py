@@ -102,8 +102,8 @@ def read(family: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def table() -> None:
-    """A line for each family and setting: what was decided where the tools agree, what was wrong, and how long it took."""
+def table() -> str:
+    """A line for each family (of few nets: each net) and setting: decided where the tools agree, wrong, and how long it took."""
     head = (
         "family",
         "limit",
@@ -120,20 +120,23 @@ def table() -> None:
         "winner decided",
         "winner mean s",
     )
-    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for path in sorted(RECORDS.glob("vnncomp_*.jsonl")):
         family = path.stem.removeprefix("vnncomp_")
         groups: dict[tuple, list[dict]] = {}
-        for r in read(family):
-            groups.setdefault(tuple(r[k] for k in SETTINGS), []).append(r)
-        for (limit, inside, cached, _), rows in groups.items():
+        records = read(family)
+        few = len({r["onnx"] for r in records}) <= 5
+        for r in records:
+            net = f"{family}, {r['onnx'].removesuffix('.onnx')}" if few else family
+            groups.setdefault((net, *(r[k] for k in SETTINGS)), []).append(r)
+        for (name, limit, inside, cached, _), rows in groups.items():
             agreed = [r for r in rows if r["consensus"] in AGREED]
             decided = [r for r in rows if r["verdict"] in ("sat", "unsat")]
             wrong = sum(r["verdict"] != r["consensus"].removesuffix("-single") for r in agreed if r in decided)
             sats = [r for r in rows if r["verdict"] == "sat"]
             winner = [r for r in agreed if r["winner_verdict"] in ("sat", "unsat")]
             cells = (
-                family, limit or "official", ("in process" if inside else "command") + ", cached" * cached, len(rows),
+                name, limit or "official", ("in process" if inside else "command") + ", cached" * cached, len(rows),
                 f"{sum(r in decided for r in agreed)}/{len(agreed)}", len(sats), sum(r["verdict"] == "unsat" for r in rows), wrong,
                 f"{sum(r.get('confirmed') == 'onnxruntime' for r in sats)}/{len(sats)}",
                 sum(r["verdict"] in ("error", "overrun") for r in rows),
@@ -142,7 +145,8 @@ def table() -> None:
                 f"{len(winner)}/{len(agreed)}",
                 f"{statistics.mean(float(r['winner_seconds']) for r in winner):.1f}" if winner else "-",
             )  # fmt: skip
-            print("| " + " | ".join(map(str, cells)) + " |")
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -168,7 +172,7 @@ def main() -> None:
             }
         for family in args.families:
             run(family, args)
-    table()
+    print(table())
 
 
 if __name__ == "__main__":

@@ -19,12 +19,13 @@ METHODS = {
     "IBP": (jr.bounds.ibp(), 20),
     "CROWN-IBP": (jr.bounds.crown_ibp(), 20),
     "CROWN": (jr.bounds.crown(), 2),
-    "CROWN-Optimized": (jr.bounds.alpha_crown(steps=20), 2),
+    # auto_LiRPA chooses the relaxations of hidden bounds along with the last ones
+    "CROWN-Optimized": (jr.bounds.alpha_crown(steps=100, intermediates=jr.bounds.alpha_crown()), 2),
 }
 
 
 def case(problem, method):
-    slow = method == "CROWN-Optimized" and problem is not PROBLEMS[-1]
+    slow = method == "CROWN-Optimized" and problem is not PROBLEMS[0]
     return pytest.param(*problem, method, marks=[pytest.mark.sweep] * slow)
 
 
@@ -64,8 +65,8 @@ def test_agrees_with_auto_lirpa(weights, data, norm, eps, method):
     looser = (reference - ours) / np.abs(reference)
     # The adaptive slope is a heuristic of the intermediate bounds; where ours are tighter (exact norms at image borders, intersection
     # with intervals) it may choose otherwise, and a few entries come out looser. Never by a percent, and rarely.
-    assert looser.max() < 1e-2
-    assert np.mean(looser > 1e-3) <= 0.1
+    assert looser.max() < (1e-3 if method == "CROWN-Optimized" else 1e-2)
+    assert np.mean(looser > (1e-4 if method == "CROWN-Optimized" else 1e-3)) <= 0.1
     if method == "IBP" and norm == "Linf":
         np.testing.assert_allclose(ours, reference, rtol=1e-3, atol=1e-4)
     assert np.mean(ours > 0) >= np.mean(reference > 0)
