@@ -131,8 +131,10 @@ def table() -> str:
             groups.setdefault((net, *(r[k] for k in SETTINGS)), []).append(r)
         for (name, limit, inside, cached, _), rows in groups.items():
             agreed = [r for r in rows if r["consensus"] in AGREED]
-            decided = [r for r in rows if r["verdict"] in ("sat", "unsat")]
-            wrong = sum(r["verdict"] != r["consensus"].removesuffix("-single") for r in agreed if r in decided)
+            decided = [
+                r for r in rows if r["verdict"] in ("sat", "unsat") and r["seconds"] <= (limit or float(r["timeout_s"]))
+            ]
+            wrong = sum(r["verdict"] == ("sat", "unsat")[r["consensus"] == "sat"] for r in agreed)
             sats = [r for r in rows if r["verdict"] == "sat"]
             winner = [r for r in agreed if r["winner_verdict"] in ("sat", "unsat")]
             cells = (

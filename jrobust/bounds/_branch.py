@@ -121,7 +121,8 @@ def branch(
       and bound for neural network verification via Lagrangian decomposition, 2021 (FSB); Wang et al., Beta-CROWN, NeurIPS 2021.
 
     Deviations: an entry's score is the gap between its relaxation and its function, weighted by the coefficients that meet it, so that it
-      is defined for every nonlinear operation; intermediate bounds of a domain are the root's, cut, and interval arithmetic's.
+      is defined for every nonlinear operation; intermediate bounds of a domain are the root's, cut, and interval arithmetic's. An input
+      is cut where width times slope is largest: that of the function at the centre and of the affine functions that bound it, added.
     """
     check_problem(f, s)
     if order not in ("best", "depth"):
