@@ -3,22 +3,20 @@
 Command: python -m experiments.bench.bounds_peer --shared ../shared [--peer PYTHON], a Python in which `lirpa_side` runs: version 3.9, with
 pip install torch==1.12.1 "numpy<1.24" auto_LiRPA==0.3. Target: at least 3x faster on both. The net is a CNN of two convolutions and two
 dense layers (shared/fixtures/attacks), with the labels' nine margins; 100 examples of CROWN, 20 of alpha-CROWN with 20 iterations,
-on CROWN's intermediate bounds; and 100 on its own. auto_LiRPA 0.3 recomputes intermediate bounds in every iteration.
+on CROWN's intermediate bounds; and 100 on its own.
 """
 
 import dataclasses
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax import lax
 
 import jrobust as jr
+from experiments.bench.attacks import load, timed
 
 
 @dataclasses.dataclass
@@ -41,55 +39,38 @@ class Config:
     eps: float = 0.1
     peer: str | None = None
 
+    @property
+    def fixtures(self):
+        return self.shared / "fixtures" / "attacks"
 
-def net(w, z):
-    h = z[None]
-    for layer in "02":
-        h = lax.conv_general_dilated(h, w[f"{layer}.weight"], (2, 2), [(1, 1), (1, 1)])
-        h = jax.nn.relu(h + w[f"{layer}.bias"][:, None, None])
-    h = jax.nn.relu(w["5.weight"] @ h.ravel() + w["5.bias"])
-    return w["7.weight"] @ h + w["7.bias"]
-
-
-def images(config):
-    import tensorflow_datasets as tfds
-
-    source = tfds.data_source("mnist", split="test", data_dir=str(config.shared / "tfds"), download=False)
-    rows = [source[i] for i in range(max(config.crown, config.alpha))]
-    x = np.stack([r["image"] for r in rows]).transpose(0, 3, 1, 2) / np.float32(255)
-    return x, np.array([r["label"] for r in rows])
+    @property
+    def data_dir(self):
+        return str(self.shared / "tfds")
 
 
-def timed(fn, *args):
-    start = time.perf_counter()
-    out = jax.block_until_ready(fn(*args))
-    return np.asarray(out), time.perf_counter() - start
-
-
-def ours(oracle, config, w, x, y):
-    """Lower bounds of the margins, the seconds of a second call, those of the first, and bytes beyond arguments and results."""
+def ours(oracle, config, model, x, y):
+    """Lower bounds of the margins, seconds once it is compiled, seconds of compilation, and bytes beyond arguments and results."""
     threat = jr.sets.linf(config.eps, clip=(0, 1))
 
-    def lower(w, x, y):
-        f = jr.objectives.classification(lambda z: net(w, z), y)
+    def lower(model, x, y):
+        f = jr.objectives.classification(lambda z: model(z[None])[0], y)
         return -oracle.solve(None, f, threat(x)).info["elements"]
 
-    start = time.perf_counter()
-    run = jax.jit(jax.vmap(lower, in_axes=(None, 0, 0))).lower(w, x, y).compile()
-    compiled = time.perf_counter() - start
-    jax.block_until_ready(run(w, x, y))
-    bounds, seconds = timed(run, w, x, y)
+    run, compiled = timed(lambda: jax.jit(jax.vmap(lower, in_axes=(None, 0, 0))).lower(model, x, y).compile())
+    jax.block_until_ready(run(model, x, y))
+    bounds, seconds = timed(lambda: np.asarray(run(model, x, y)))
     return bounds, seconds, compiled, run.memory_analysis().temp_size_in_bytes
 
 
-def theirs(method, config, w, x, y):
+def theirs(method, config, model, x, y):
     """The same from auto_LiRPA, in its own Python: bounds and seconds."""
     others = np.array([[j for j in range(10) if j != label] for label in y])
     C = np.eye(10, dtype=np.float32)[y][:, None] - np.eye(10, dtype=np.float32)[others]
+    x, (weights,) = x.transpose(0, 3, 1, 2), model.args
     ends = {"lo": (x - config.eps).clip(0, 1), "hi": (x + config.eps).clip(0, 1)}
     with tempfile.TemporaryDirectory() as folder:
         problem, answer = Path(folder) / "problem.npz", Path(folder) / "answer.npz"
-        np.savez(problem, x=x, C=C, **ends, **{k: np.asarray(v) for k, v in w.items()})
+        np.savez(problem, x=x, C=C, **ends, **{k: np.asarray(v) for k, v in weights.items()})
         side = Path(__file__).with_name("lirpa_side.py")
         words = [config.peer, side, problem, method, config.steps, answer]
         subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True)
@@ -99,8 +80,7 @@ def theirs(method, config, w, x, y):
 
 def main() -> None:
     config = tyro.cli(Config)
-    w = {k: jnp.asarray(v) for k, v in np.load(config.shared / "fixtures" / "attacks" / "mnist_cnn_ibp.npz").items()}
-    x, y = images(config)
+    model, x, y = load(config, "mnist_cnn_ibp", "mnist")
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, Linf {config.eps}")
     alpha, known = jr.bounds.alpha_crown(steps=config.steps), {}
     rows = [
@@ -114,12 +94,12 @@ def main() -> None:
         ),
     ]
     for name, method, oracle, n in rows:
-        mine, seconds, compiled, memory = ours(oracle, config, w, x[:n], y[:n])
+        mine, seconds, compiled, memory = ours(oracle, config, model, x[:n], y[:n])
         print(f"{name}, {n} x 9: {seconds:.2f} s (compilation {compiled:.1f} s), {memory / 2**20:.0f} MiB")
         if config.peer is None:
             continue
         if (method, n) not in known:
-            known[method, n] = theirs(method, config, w, x[:n], y[:n])
+            known[method, n] = theirs(method, config, model, x[:n], y[:n])
         bounds, longer = known[method, n]
         tighter = np.mean(mine >= bounds - 1e-4 * np.abs(bounds))
         print(
