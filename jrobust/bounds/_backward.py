@@ -15,7 +15,7 @@ from jrobust._program import Equation
 from jrobust.bounds._affine import filled, function
 from jrobust.bounds._machine import within
 from jrobust.bounds._problem import Env, Problem, mask_of, relaxable
-from jrobust.bounds._rounding import line_error, straight, sum_error, underflow, weighted, weighted_error
+from jrobust.bounds._rounding import line_error, straight, sum_error, weighted, weighted_error
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.typing import Array
 
@@ -29,12 +29,13 @@ class Lines(NamedTuple):
 
 class Bounded(NamedTuple):
     """What a forward walk found: every known value and an interval for every other, the lines built on them, by equation, their free
-    parameters, and how far rounding may move what is pulled through affine equations."""
+    parameters, how far rounding may move what is pulled through affine equations, and what a walk back may lose by underflow."""
 
     env: Env
     theta: dict[int, Any]
     pairs: dict[int, Lines]
     errors: dict[int, Sequence[Array]]
+    lost: Any = 0.0
 
 
 def pair(eqn: Equation, values: Sequence[Any], out: Interval, theta: Any = None) -> list[Callable[..., Any]]:
@@ -148,8 +149,8 @@ def pulled(
             met[k], pair = c, by.pairs[k]
             signed = [jnp.minimum(c[0], 0), jnp.maximum(c[0], 0)]
             parts = [_pull(filled(f, mask, known), shapes, [ci]) for f, ci in zip(pair.sides, signed, strict=True)]
-            for ci, size in zip(signed, pair.errors or (), strict=False):
-                error.add(weighted, ci, size)
+            if pair.errors is not None:
+                error.add(weighted, c[0], jnp.where(c[0] > 0, pair.errors[1], pair.errors[0]))
         else:
             for ci, o in zip(c, eqn.outputs, strict=True):
                 offset += _sup(ci, env[o])
@@ -187,9 +188,7 @@ def upper(problem: Problem, by: Bounded, form: Form, cuts: Mapping[int, Cut] | N
         bound = jnp.where(finite, bound + problem.s.support(at_input(problem, end.rows)), jnp.nan)
     if problem.rounding:
         last = sum(sum_error(c, by.env[i]) for i, c in end.rows.items())
-        met = [by.env[i] for i in sorted(problem.program.dependent & by.env.keys())]
-        last += underflow([v for v in met if v.lo.dtype == bound.dtype])
-        bound += 1.01 * (end.error + last + weighted_error(bound, 1.0))
+        bound += 1.01 * (end.error + last + jnp.asarray(by.lost, bound.dtype) + weighted_error(bound, 1.0))
     return bound, end
 
 

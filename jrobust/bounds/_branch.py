@@ -14,9 +14,9 @@ from jrobust._objective import Objective
 from jrobust._oracle import Bound, Oracle, check_problem, require
 from jrobust._tree import bind
 from jrobust.bounds._domains import Domain, Leaf, input_root, neuron, neuron_root, piece, splittable
-from jrobust.bounds._methods import alpha_crown, crown, method_of
+from jrobust.bounds._methods import alpha_crown, crown
 from jrobust.bounds._pool import Pool, Waiting, children, filled_up
-from jrobust.bounds._problem import is_box, pose, program_of
+from jrobust.bounds._problem import Problem, is_box, pose, program_of
 from jrobust.typing import Array
 
 _FEW_INPUTS, _FEW_NEURONS, _TRIES = 20, 4096, 4
@@ -128,9 +128,13 @@ def branch(
     if order not in ("best", "depth"):
         raise ValueError(f"branch: order is best or depth, got {order!r}")
     started = time.monotonic()
-    kind, oracle = planned(f, s, over, method)
+    kind, problem = cut_over(s, over), pose(program_of(f, s.center), s)
+    oracle = _default(problem, kind) if method is None else method
+    require(("upper",), oracle, by="branch(method=)")
+    if oracle.host:
+        raise TypeError(f"branch: a method is one compiled program, {oracle.name} runs on the host")
     root, elements, domain = root_of(oracle, f, s, over=kind)
-    size = batch if batch is not None else _batch(f, s)
+    size = _batch(problem) if batch is None else batch
     closed = np.full(elements.shape, -np.inf, elements.dtype)
     lower, witness, counted = -math.inf, s.center, 0
     pool, stuck = Pool(), []
@@ -209,39 +213,32 @@ def _check_same(resume: Search, f: Objective, s: Any, elements: Array, domain: D
         )
 
 
-def planned(f: Objective, s: Any, over: str, method: Oracle | None) -> tuple[str, Oracle]:
+def cut_over(s: Any, over: str) -> str:
+    """What is cut, "input" or "neurons", where "auto" leaves it open."""
     if over not in ("auto", *_KINDS):
         raise ValueError(f"branch: over is one of auto, input, neurons, got {over!r}")
     leaves = jax.tree.leaves(s.center)
     one_box = len(leaves) == 1 and is_box(s)
-    if over == "auto":
-        over = "input" if one_box and leaves[0].size <= _FEW_INPUTS else "neurons"
     if over == "input" and not one_box:
         raise ValueError(
             f"branch: over='input' cuts a box of one array, got a set of kind {s.geometry.name!r}; use over='neurons'"
         )
-    if method is None:
-        method = crown() if over == "input" else alpha_crown(steps=10, target=0.0, intermediates=_intermediates(f, s))
-    require(("upper",), method, by="branch(method=)")
-    if method.host:
-        raise TypeError(f"branch: a method is one compiled program, {method.name} runs on the host")
-    if over == "neurons":
-        method_of(method, "branch(method=)")
-    return over, method
+    if over == "auto":
+        return "input" if one_box and leaves[0].size <= _FEW_INPUTS else "neurons"
+    return over
 
 
-def _intermediates(f: Objective, s: Any) -> Oracle:
-    """Optimised for every neuron where there are few."""
-    problem = pose(program_of(f, s.center), s)
+def _default(problem: Problem, kind: str) -> Oracle:
+    """Intermediate bounds are optimised for every neuron where there are few."""
+    if kind == "input":
+        return crown()
     neurons = sum(math.prod(problem.program.avals[i].shape) for i in splittable(problem) if i not in problem.pure)
-    return alpha_crown() if neurons <= _FEW_NEURONS else crown()
+    return alpha_crown(steps=10, target=0.0, intermediates=alpha_crown() if neurons <= _FEW_NEURONS else crown())
 
 
-def _batch(f: Any, s: Any) -> int:
-    program = program_of(f, s.center)
-    entries = sum(
-        math.prod(program.avals[j].shape) for j in program.dependent
-    )  # the optimiser's derivative keeps them all
+def _batch(problem: Problem) -> int:
+    # the optimiser's derivative keeps every value
+    entries = sum(math.prod(problem.program.avals[j].shape) for j in problem.program.dependent)
     return 2 ** int(np.clip(math.log2(2**26 / (24 * entries)), 3, 9))
 
 

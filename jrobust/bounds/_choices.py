@@ -61,7 +61,7 @@ def _stage(oracle: Any, f: Any, s: Any) -> tuple[list[Any], Any]:
     aval = problem.program.avals[out]
 
     def chosen(index: Any) -> Any:
-        form = row(problem, last, out, (jnp.arange(aval.size) == index).astype(aval.dtype).reshape(aval.shape))
+        form = row(problem, last, out, index)
         options = {"steps": method.steps, "rate": method.rate, "target": method.target}
         return _raw(problem, last, optimised(problem, last, form, **options)[1][0])
 

@@ -104,7 +104,7 @@ def neuron(
     (out,) = problem.program.outputs
     cuts, by, empty = walked_over(problem, method, root, domain.lo, domain.hi)
     m = problem.program.avals[out].shape[0]
-    form = row(problem, by, out, (jnp.arange(m) == domain.row).astype(domain.lo.dtype))
+    form = row(problem, by, out, domain.row)
     options = {"steps": method.steps, "rate": method.rate, "target": method.target}
     bound, parameters, end = optimised(problem, by, form, cuts=cuts, start=domain.parameters, **options)
     bound = jnp.minimum(bound, by.env[out].hi[domain.row])
@@ -240,8 +240,7 @@ def _bounded(oracle: Oracle, f: Any, s: Any) -> tuple[Array, Array, Array | None
         return elements, worst, None
 
     def slope(j: Array) -> Array:
-        c = (jnp.arange(elements.size) == j).astype(elements.dtype).reshape(problem.program.avals[out].shape)
-        _, end = upper(problem, by, row(problem, by, out, c))
+        _, end = upper(problem, by, row(problem, by, out, j))
         return jnp.ravel(jax.tree.leaves(at_input(problem, end.rows))[0])
 
     return elements, worst, jax.vmap(slope)(worst)

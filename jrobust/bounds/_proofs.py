@@ -10,7 +10,7 @@ import numpy as np
 from jrobust._objective import Objective
 from jrobust._oracle import Oracle, check_problem
 from jrobust.bounds import _choices, checker
-from jrobust.bounds._branch import branch, planned, root_of
+from jrobust.bounds._branch import branch, cut_over, root_of
 from jrobust.bounds._domains import Domain, splittable
 from jrobust.bounds._lowering import Lowered, lower
 from jrobust.bounds._methods import alpha_crown, crown, method_of
@@ -108,7 +108,7 @@ def prove(
     proof = _written(f, s, first)
     if proof is not None or over is None:
         return proof
-    kind, by = planned(f, s, over, method)
+    kind, by = cut_over(s, over), first
     if method is None and kind == "neurons":
         by = alpha_crown(steps=10, target=0.0)  # on CROWN's intervals, which the checker can follow
     found = branch(

@@ -14,11 +14,12 @@ import jrobust.bounds._products
 import jrobust.bounds._relaxations
 import jrobust.bounds._special  # noqa: F401  (all fill the tables)
 from jrobust import _loops
+from jrobust._program import Program
 from jrobust.bounds._backward import Bounded, Form, lines, pulled, scaled, upper
 from jrobust.bounds._machine import intersect
 from jrobust.bounds._optimise import optimised
 from jrobust.bounds._problem import Env, Problem, check, is_box, mask_of, pose, program_of, relaxable
-from jrobust.bounds._rounding import affine_error
+from jrobust.bounds._rounding import affine_error, underflow
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.bounds._walk import walk
 from jrobust.typing import Array
@@ -64,7 +65,7 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
     """Intervals of every value, as tight as ``method`` makes them; where intervals are ``given``, those and no backward walk."""
     program = problem.program
     base = method.intermediates.walk(problem) if given is None and method.intermediates is not None else None
-    theta, pairs, errors = {}, {}, {}
+    theta, pairs, errors, lost = {}, {}, {}, []
 
     def tightened(env: Env, i: int) -> Interval:
         if given is not None:
@@ -72,7 +73,7 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
         if not worth_refining(problem, method, i):
             return env[i]
         # an optimiser builds on what it has tightened itself so far
-        by = base if base is not None and not method.steps else Bounded(env, theta, pairs, errors)
+        by = base if base is not None and not method.steps else Bounded(env, theta, pairs, errors, sum(lost))
         by = by if method.relax else by._replace(theta={}, pairs={})
         return intersect(env[i], two_sided(problem, method, by, i, env[i]))
 
@@ -87,9 +88,17 @@ def forward(problem: Problem, method: Method, given: Mapping[int, Interval] | No
             pairs.update({} if found is None else {k: found})
         elif problem.rounding and is_affine(eqn, mask := mask_of(program, eqn), program.avals):
             errors[k] = affine_error(eqn, mask, [env[i] for i in eqn.inputs])
+        if problem.rounding:
+            fresh = [env[i] for i in program.inputs] if not lost else []
+            lost.extend(underflow(v, _widest(program)) for v in (*fresh, *outs) if _floating(v))
         return outs
 
-    return Bounded(walk(problem, tightened, met), theta, pairs, errors)
+    env = walk(problem, tightened, met)
+    return Bounded(env, theta, pairs, errors, sum(lost))
+
+
+def _widest(program: Program) -> int:
+    return max(math.prod(program.avals[j].shape) for j in program.dependent)
 
 
 def _floating(v: Interval) -> bool:
@@ -126,9 +135,10 @@ def unsettled(problem: Problem, env: Env, i: int) -> Array:
 # -- Rows -------------------------------------------------------------------------------------------------------------
 
 
-def row(problem: Problem, by: Bounded, i: int, c: Array) -> Form:
-    """``<c, value i>`` as a form, pulled back to the last nonlinear equation before it."""
-    equations = problem.program.equations
+def row(problem: Problem, by: Bounded, i: int, index: Any) -> Form:
+    """Entry ``index`` (as if flat) of value ``i`` as a form, pulled back to the last nonlinear equation before it."""
+    aval, equations = problem.program.avals[i], problem.program.equations
+    c = (jnp.arange(math.prod(aval.shape)) == index).astype(aval.dtype).reshape(aval.shape)
     upto = 1 + max((k for k, eqn in enumerate(equations) if i in eqn.outputs), default=-1)
     return pulled(problem, by, Form({i: c}, jnp.zeros((), c.dtype), upto, {}), affine_only=True)
 
@@ -139,12 +149,11 @@ def _rows(
     """``one(form)`` for each open entry of value ``i``, as many at a time as the memory allows; the identity is never built."""
     program, aval = problem.program, problem.program.avals[i]
     n = math.prod(aval.shape)
-    widest = max(math.prod(program.avals[j].shape) for j in program.dependent)
     # about three coefficient arrays are alive at a time, for either sign
-    chunk = max(1, min(n, memory // (6 * widest * aval.dtype.itemsize)))
+    chunk = max(1, min(n, memory // (6 * _widest(program) * aval.dtype.itemsize)))
 
     def at(index: Array) -> Any:
-        return one(row(problem, by, i, (jnp.arange(n) == index).astype(aval.dtype).reshape(aval.shape)))
+        return one(row(problem, by, i, index))
 
     out = _loops.map_where(at, open_.reshape(-1), jax.tree.map(jnp.ravel, default), batch_size=chunk)
     return jax.tree.map(lambda end: end.reshape(aval.shape), out)

@@ -209,12 +209,10 @@ def sum_error(c: Array, size: Any) -> Array:
     return gamma(c.size + 32, c.dtype) * weighted(c, magnitude(size))
 
 
-def underflow(values: Sequence[Interval]) -> Array:
-    """Of every product along a backward walk through these values, each lost below the smallest number."""
-    dtype = values[0].lo.dtype
-    often = float(jnp.finfo(dtype).tiny) * max(v.lo.size for v in values)
-    sizes = [jnp.where(jnp.isfinite(m), m, 0.0) for m in map(magnitude, values)]
-    return often * sum((m.size + jnp.sum(m) for m in sizes), jnp.zeros((), dtype))
+def underflow(v: Interval, often: int) -> Array:
+    """Of every product with one value along a backward walk, each lost below the smallest number; an entry meets so many."""
+    size = magnitude(v)
+    return often * float(jnp.finfo(size.dtype).tiny) * (size.size + jnp.sum(jnp.where(jnp.isfinite(size), size, 0.0)))
 
 
 def weighted_error(c: Array, size: Any) -> Array:
