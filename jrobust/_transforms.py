@@ -24,12 +24,78 @@ def example_keys(key: Any, index: Any) -> Any:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
+Crafting = Literal["inference", "batch"]
+"""How an attack of training sees BatchNorm; see `worst_case`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AtWitnesses:
+    """A robust loss in its two stages, so that others can work between them (`jr.training.awp`): callable as one.
+
+    Attributes:
+      craft: ``craft(params, rest, x, y, *, key) -> z[B, ...]``, witnesses, constants to a derivative.
+      at: ``at(params, rest, x, z, y, *, key, train) -> ([B], rest')``, the loss there.
+    """
+
+    craft: Callable[..., Any]
+    at: Callable[..., Any]
+
+    def __call__(self, params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool) -> Any:
+        """The robust loss ([B], rest')."""
+        z = self.craft(params, rest, x, y, key=key)
+        return self.at(params, rest, x, z, y, key=key, train=train)
+
+
+def crafting_by(
+    loss: Loss | Callable[..., Any],
+    threat: Threat,
+    oracle: Oracle,
+    *,
+    crafting: Crafting = "inference",
+    by: str = "worst_case",
+) -> Callable[..., Any]:
+    """`AtWitnesses.craft` of an attack, once it is known to serve."""
+    require(("lower",), oracle, by=by)
+    _check_part_of_a_loss(oracle, threat, by)
+    if crafting not in ("inference", "batch"):
+        raise ValueError(f"{by}: crafting is 'inference' or 'batch', got {crafting!r}")
+    solve = _batch_witnesses if crafting == "batch" else _witnesses
+
+    def craft(params: Any, rest: Any, x: Any, y: Any, *, key: Any) -> Any:
+        return stop_gradient(solve(loss, threat, oracle, stop_gradient(params), rest, x, y, key))
+
+    return craft
+
+
+def at_witnesses(
+    loss: Loss | Callable[..., Any], threat: Threat, oracle: Oracle, *, crafting: Crafting = "inference"
+) -> AtWitnesses:
+    """`worst_case` by an attack."""
+
+    def at(params: Any, rest: Any, x: Any, z: Any, y: Any, *, key: Any, train: bool) -> Any:
+        del x
+        if isinstance(loss, Loss):
+            return loss(params, rest, z, y, train=train)
+        return loss(params, rest, z, y, key=key, train=train)
+
+    return AtWitnesses(crafting_by(loss, threat, oracle, crafting=crafting), at)
+
+
+def _check_part_of_a_loss(oracle: Oracle, threat: Threat, by: str) -> None:
+    if any(it.until is not None for it in iterations(oracle, threat.name)):
+        raise ValueError(
+            f"{by}: {oracle.name} stops early once a violation is found; use jr.attacks.pgd or another attack without early stop"
+        )
+    if oracle.host:
+        raise TypeError(f"{by}: {oracle.name} runs on the host and cannot be part of a compiled loss")
+
+
 def worst_case(
     loss: Loss | Callable[..., Any],
     threat: Threat,
     oracle: Oracle,
     *,
-    crafting: Literal["inference", "batch"] = "inference",
+    crafting: Crafting = "inference",
 ) -> Callable[..., Any]:
     """Turn a loss into a robust loss of the same shape: ``sup { loss(z) : z in threat(x) }`` as the oracle sees it.
 
@@ -57,35 +123,21 @@ def worst_case(
     >>> print(robust(*args, key=jax.random.key(0), train=True)[0])  # margin 1 - 2 * 0.5 = 0
     [0.6931472]
     """
-    if any(it.until is not None for it in iterations(oracle, threat.name)):
-        raise ValueError(
-            f"worst_case: {oracle.name} stops early once a violation is found; use jr.attacks.pgd or another attack without early stop"
-        )
-    if oracle.host:
-        raise TypeError(f"worst_case: {oracle.name} runs on the host and cannot be part of a compiled loss")
-    if not isinstance(loss, Loss) and oracle.side not in ("lower", "exact"):
+    if oracle.side == "lower":
+        return at_witnesses(loss, threat, oracle, crafting=crafting)
+    _check_part_of_a_loss(oracle, threat, "worst_case")
+    if crafting == "batch":
+        raise ValueError("worst_case: crafting='batch' is for lower oracles")
+    if not isinstance(loss, Loss):
         raise TypeError(
             f"worst_case: a plain callable loss is accepted with lower oracles only, {oracle.name} has side {oracle.side}; "
             "make a Loss, e.g. jr.objectives.cross_entropy(apply)"
         )
-    if crafting == "batch" and oracle.side != "lower":
-        raise ValueError("worst_case: crafting='batch' is for lower oracles")
-    solve = _batch_witnesses if crafting == "batch" else _witnesses
-
-    def at_witnesses(
-        params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool
-    ) -> tuple[Float[Array, " B"], Any]:
-        z = stop_gradient(solve(loss, threat, oracle, stop_gradient(params), rest, x, y, key))
-        if isinstance(loss, Loss):
-            return loss(params, rest, z, y, train=train)
-        return loss(params, rest, z, y, key=key, train=train)
+    apply = loss
 
     def at_bounds(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool) -> tuple[Float[Array, " B"], Any]:
-        if not isinstance(loss, Loss):
-            raise TypeError("a bound needs a Loss")  # refused above; said again for the reader and the type checker
-        apply = loss
         if train:
-            out, rest = loss.outputs(params, rest, x, train=True)
+            out, rest = apply.outputs(params, rest, x, train=True)
             check_classes(y, out.shape[-1], "label", index=False)
 
         def one(k: Any, xi: Any, yi: Any, t: Threat) -> Float[Array, ""]:
@@ -98,7 +150,7 @@ def worst_case(
 
         return _over_examples(one, threat, key, x, y), rest
 
-    return at_witnesses if oracle.side == "lower" else at_bounds
+    return at_bounds
 
 
 def _one(loss: Loss, params: Any, rest: Any) -> Callable[[Point], Any]:

@@ -13,8 +13,7 @@ import optax
 import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli._common import Number
-
-METHODS = ("natural", "pgd", "ibp")
+from jrobust.cli._methods import CERTIFIED, METHODS, Setting, step_and_memory, updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Train:
     model: str = "cnn-small"
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10 or vit-tiny"""
     method: str = "natural"
-    """natural, pgd (on adversarial examples) or ibp (on interval bounds, so that the model can be certified)"""
+    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, pgd-awp, trades-awp, and with a step or two fgsm-rs, n-fgsm,
+    gradalign, free; on bounds, so that the model can be certified: ibp, crown-ibp"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None
@@ -48,15 +48,19 @@ class Train:
     lr: float = 1e-3
     """learning rate"""
     attack_steps: int = 10
-    """pgd: gradient steps of the attack, each of 2.5 * eps / steps, from a random start"""
+    """gradient steps of the attack, each of 2.5 * eps / steps"""
+    replays: int = 8
+    """free: updates on each batch; divide the epochs by as much for an equal budget"""
+    standard: str | None = None
+    """hat: run directory of a model trained without attacks"""
     eps_multiplier: float | None = None
-    """train at this multiple of eps; by default 1.5 for ibp (interval bounds generalise better from a larger box), else 1"""
+    """train at this multiple of eps; by default 1.5 for ibp and crown-ibp (interval bounds generalise better from a larger box), else 1"""
     warmup: float = 0.1
-    """ibp: fraction of the steps at eps 0, before the ramp"""
+    """ibp, crown-ibp: fraction of the steps at eps 0, before the ramp"""
     ramp: float = 0.4
-    """ibp: fraction of the steps in which eps rises to its full size and the weight of the clean loss falls from 1 to kappa"""
+    """ibp, crown-ibp: fraction of the steps in which eps rises to its full size and the weight of the clean loss falls from 1 to kappa"""
     kappa: float = 0.5
-    """ibp: final weight of the clean loss, in [0, 1]"""
+    """ibp, crown-ibp: final weight of the clean loss, in [0, 1]"""
     ema: bool = False
     """keep a moving average of the parameters (decay 0.995), and let that be the model"""
     augment: bool = False
@@ -83,7 +87,7 @@ def train(config: Train) -> Path:
     x, y = loaded.train_x, loaded.train_y
     per_epoch = training.epoch_steps(len(x), config.batch_size)
     epochs = max(12, math.ceil(3000 / per_epoch)) if config.epochs is None else config.epochs
-    multiplier = config.eps_multiplier or (1.5 if config.method == "ibp" else 1.0)
+    multiplier = config.eps_multiplier or (1.5 if config.method in CERTIFIED else 1.0)
     mean, std = loaded.moments()
     described = {
         "name": config.model,
@@ -93,6 +97,9 @@ def train(config: Train) -> Path:
         "mean": mean,
         "std": std,
     }
+    standard = None if config.standard is None else training.load(config.standard)
+    if config.method == "hat" and standard is None:
+        raise ValueError("hat needs --standard DIR, a run of --method natural on the same data")
     net = models.create(**described)  # before the directory is made: an unknown name leaves nothing behind
 
     resolved = {**dataclasses.asdict(config), "epochs": epochs, "eps_multiplier": multiplier, "train_n": len(x)}
@@ -105,15 +112,30 @@ def train(config: Train) -> Path:
 
     apply, params, rest = nnx.functional(net)
     key, for_init = jax.random.split(jax.random.key(config.seed))
-    if config.method == "ibp":
+    if config.method in CERTIFIED:
         params = models.ibp_init(for_init, params)
     total = epochs * per_epoch
-    rate = optax.piecewise_constant_schedule(config.lr, {int(0.7 * total): 0.2, int(0.85 * total): 0.2})
+    count = total * updates(config.method, config.replays)
+    rate = optax.piecewise_constant_schedule(config.lr, {int(0.7 * count): 0.2, int(0.85 * count): 0.2})
     tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
     hook = _accuracy(apply, loaded.test_x, loaded.test_y)
+    begin, end = round(config.warmup * total), round((config.warmup + config.ramp) * total)
+    setting = Setting(
+        jr.objectives.cross_entropy(apply),
+        multiplier * config.eps,
+        training.smoothed(multiplier * config.eps, begin=begin, end=end),
+        training.linear(1.0, config.kappa, begin=begin, end=end),
+        config.attack_steps,
+        config.replays,
+        loaded.classes,
+        per_epoch,
+        (config.batch_size, *loaded.shape),
+        standard,
+    )
+    step, memory = step_and_memory(config.method, setting, tx)
     state = training.fit(
-        training.make_step(_loss(config, apply, multiplier * config.eps, total), tx),
-        training.init(params, rest, tx, ema=config.ema),
+        step,
+        training.init(params, rest, tx, ema=config.ema, memory=memory),
         x,
         y,
         epochs=epochs,
@@ -129,24 +151,6 @@ def train(config: Train) -> Path:
     print(f"{run}: {epochs} epochs, seed {config.seed}, clean test accuracy {right:.4f} (n={len(loaded.test_x)})")
     print(f"next: jrobust evaluate --run {run}")
     return run
-
-
-def _loss(config: Train, apply: Callable[..., Any], eps: float, total: int) -> Any:
-    """One line, three oracles."""
-    clean = jr.objectives.cross_entropy(apply)
-    threat = jr.sets.linf(eps, clip=(0, 1))
-    if config.method == "natural":
-        return clean
-    if config.method == "pgd":
-        return jr.worst_case(clean, threat, jr.attacks.pgd(steps=config.attack_steps, keep="last"))
-    begin, end = round(config.warmup * total), round((config.warmup + config.ramp) * total)
-    return training.certified(
-        clean,
-        threat,
-        jr.bounds.ibp(),
-        eps=training.smoothed(eps, begin=begin, end=end),
-        kappa=training.linear(1.0, config.kappa, begin=begin, end=end),
-    )
 
 
 def _shifts(key: Any, x: Any) -> Any:
@@ -178,7 +182,7 @@ def _check(config: Train) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is > 0 and finite, got {value}")
-    for name in ("epochs", "batch_size", "attack_steps"):
+    for name in ("epochs", "batch_size", "attack_steps", "replays"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} is >= 1, got {value}")

@@ -18,6 +18,7 @@ from jrobust.data import unit
 from jrobust.training import _checkpoint
 from jrobust.training._progress import deferred_interrupt, progress, say
 from jrobust.training._run import BEST, CHECKPOINTS, METRICS
+from jrobust.training._single_step import Stop
 from jrobust.training._step import TrainState
 from jrobust.typing import Array
 
@@ -82,13 +83,13 @@ def fit(
       chunk: steps in one compiled call, at most; the actual number divides an epoch.
       run: run directory for metrics.jsonl (one line a chunk) and checkpoints; None keeps everything in memory.
       resume: go on from the newest complete checkpoint of ``run``; without one, start at step 0 and say so.
-      hook: ``hook(epoch, state)`` after each epoch (from 1); numbers that it returns go to metrics.jsonl.
+      hook: ``hook(epoch, state)`` after each epoch (from 1); numbers that it returns go to metrics.jsonl. It may raise `Stop`.
       best: name of a number of the hook's: the state at its highest value is kept too (`load` with ``best=True``).
       save_seconds: least time between two checkpoints; one more is written at the end. 0 writes one a chunk.
       show: a progress bar on stderr, where rich is installed.
 
     Returns:
-      The last state.
+      The last state; where a hook stopped the training, the state it named (in ``run`` kept as the best).
 
     Guarantee: killed at any moment and resumed, the run ends in the same bits as one never interrupted, on one device with the
       same software.
@@ -168,7 +169,10 @@ def fit(
             line = {"step": done, "epoch": done / per_epoch, **line, "seconds": seconds}
             line["images_per_second"] = length * batch_size / seconds
             if hook is not None and done % per_epoch == 0:
-                line |= {name: float(value) for name, value in (hook(done // per_epoch, state) or {}).items()}
+                try:
+                    line |= {name: float(value) for name, value in (hook(done // per_epoch, state) or {}).items()}
+                except Stop as stop:
+                    return _stopped(stop, run, position, per_epoch)
             bar.show(done, done / per_epoch, line)
             if run is None:
                 if asked.is_set():
@@ -185,6 +189,15 @@ def fit(
             if asked.is_set():
                 raise KeyboardInterrupt
     return state
+
+
+def _stopped(stop: Stop, run: Any, position: dict[str, Any], per_epoch: int) -> TrainState:
+    step = int(stop.state.step)
+    if run is not None:
+        meta = {"position": {**position, "epoch": step // per_epoch, "batch": step % per_epoch}, "stopped": str(stop)}
+        _checkpoint.save(run / BEST, stop.state, step=step, meta=meta)
+    say(f"training stopped at step {step}: {stop}")
+    return stop.state
 
 
 def _checked(x: Any, y: Any, box: tuple[Any, Any] | None) -> tuple[Any, np.ndarray, int]:

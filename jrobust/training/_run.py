@@ -77,7 +77,7 @@ def restore(run: str | os.PathLike[str], state: TrainState, *, best: bool = Fals
 
     Args:
       run: the directory that `fit` was given as ``run``.
-      state: from `init`, with the same parameters, optimiser and ``ema`` as in that run; its numbers do not matter.
+      state: from `init`, with the same parameters, optimiser, ``ema`` and ``memory`` as in that run; its numbers do not matter.
       best: the best checkpoint that `fit` kept by its ``best`` metric instead of the newest.
 
     Returns:

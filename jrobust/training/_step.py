@@ -14,7 +14,11 @@ from jrobust._tree import vdot
 from jrobust.typing import Array, Float, PyTree
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["params", "rest", "opt_state", "step", "ema"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "rest", "opt_state", "step", "ema", "memory"],
+    meta_fields=[],
+)
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything that training changes, as a pytree.
@@ -25,6 +29,7 @@ class TrainState:
       opt_state: of the optax transformation.
       step: int32, updates done so far.
       ema: moving average of ``params``, or None where none is kept.
+      memory: what a `Remembering` loss or a step keeps between batches, or None.
     """
 
     params: PyTree
@@ -32,6 +37,7 @@ class TrainState:
     opt_state: PyTree
     step: Any
     ema: PyTree = None
+    memory: PyTree = None
 
     @property
     def averaged(self) -> PyTree:
@@ -39,7 +45,9 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def init(params: PyTree, rest: PyTree, tx: optax.GradientTransformation, *, ema: bool = False) -> TrainState:
+def init(
+    params: PyTree, rest: PyTree, tx: optax.GradientTransformation, *, ema: bool = False, memory: PyTree = None
+) -> TrainState:
     """The state before the first step.
 
     Args:
@@ -47,6 +55,7 @@ def init(params: PyTree, rest: PyTree, tx: optax.GradientTransformation, *, ema:
       rest: the model's other arrays, or None.
       tx: the optimiser that `make_step` gets.
       ema: whether to keep a moving average of the parameters.
+      memory: where a loss that is `Remembering`, or a step that keeps something between batches, starts.
 
     >>> state = init({"w": jnp.ones(2)}, None, optax.sgd(0.1))
     >>> int(state.step), state.ema
@@ -54,7 +63,21 @@ def init(params: PyTree, rest: PyTree, tx: optax.GradientTransformation, *, ema:
     """
     check_transformation(tx, "tx")
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(params, rest, tx.init(params), jnp.zeros((), jnp.int32), average)
+    return TrainState(
+        params, rest, tx.init(params), jnp.zeros((), jnp.int32), average, jax.tree.map(jnp.asarray, memory)
+    )
+
+
+class Remembering(NamedTuple):
+    """A loss that remembers something from batch to batch, in `TrainState.memory`.
+
+    Attributes:
+      loss: ``loss(params, rest, x, y, *, key, train, memory) -> ([B], rest', memory')``.
+      start: its first memory, for `init`.
+    """
+
+    loss: Callable[..., Any]
+    start: PyTree
 
 
 class Scheduled(NamedTuple):
@@ -85,7 +108,7 @@ def ema_decay(decay: Any, step: Any) -> Float[Array, ""]:
 
 
 def make_step(
-    loss: Callable[..., Any] | Scheduled,
+    loss: Callable[..., Any] | Scheduled | Remembering,
     tx: optax.GradientTransformation,
     *,
     mode: Literal["train", "inference"] = "train",
@@ -96,7 +119,7 @@ def make_step(
 
     Args:
       loss: ``loss(params, rest, x[B, ...], y[B], *, key, train) -> ([B], rest')``: a `jr.Loss`, what `jr.worst_case` returns,
-        or `scheduled`(step -> such a loss).
+        or `scheduled`(step -> such a loss). A `Remembering` loss finds its memory in the state.
       tx: optax transformation.
       mode: how the loss sees BatchNorm: "train" normalises with the batch and updates the running statistics, "inference"
         keeps them fixed. How an attack sees it while crafting is `jr.worst_case`'s argument ``crafting``.
@@ -133,24 +156,33 @@ def make_step(
         current = loss.build(state.step) if isinstance(loss, Scheduled) else loss
 
         def mean_loss(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
-            losses, rest = current(params, state.rest, x, y, key=key, train=mode == "train")
+            options = {"key": key, "train": mode == "train"}
+            if isinstance(current, Remembering):
+                losses, *rest = current.loss(params, state.rest, x, y, memory=state.memory, **options)
+            else:
+                losses, *rest = *current(params, state.rest, x, y, **options), state.memory
             if losses.shape != y.shape[:1]:
                 raise ValueError(f"a training loss returns ([B], rest'), got losses of shape {losses.shape}")
-            return jnp.mean(losses), rest
+            return jnp.mean(losses), tuple(rest)
 
-        (value, rest), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params: PyTree = optax.apply_updates(state.params, updates)
-        ema = None
-        if state.ema is not None:
-            d = ema_decay(decay, state.step)
-            ema = jax.tree.map(lambda a, p: (d * a + (1 - d) * p).astype(a.dtype), state.ema, params)
+        (value, (rest, memory)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         metrics = {"loss": value, "grad_norm": jnp.sqrt(vdot(grads, grads))}
         if measure is not None:
             metrics |= measure(state.params, state.rest, x, y)
-        return TrainState(params, rest, opt_state, state.step + 1, ema), metrics
+        return updated(tx, state, grads, rest, memory, decay), metrics
 
     return step
+
+
+def updated(tx: Any, state: TrainState, grads: PyTree, rest: PyTree, memory: PyTree, decay: Any) -> TrainState:
+    """The state after one update of the optimiser, and of the average where one is kept."""
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params: PyTree = optax.apply_updates(state.params, updates)
+    ema = None
+    if state.ema is not None:
+        d = ema_decay(decay, state.step)
+        ema = jax.tree.map(lambda a, p: (d * a + (1 - d) * p).astype(a.dtype), state.ema, params)
+    return TrainState(params, rest, opt_state, state.step + 1, ema, memory)
 
 
 def accuracy(apply: Callable[..., Any]) -> Callable[..., dict[str, Array]]:

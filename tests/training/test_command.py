@@ -3,15 +3,17 @@ import json
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import jrobust as jr
+from jrobust.cli._methods import METHODS, Setting, step_and_memory
 from jrobust.cli._train import Train
 
 SMALL = Train(model="mlp", epochs=2, batch_size=256, attack_steps=2, quiet=True)
 
 
-@pytest.mark.parametrize("method", ["natural", "pgd", "ibp"])
+@pytest.mark.parametrize("method", ["natural", "pgd", "ibp", "free", "gkl"])  # a loss, a step, a memory
 def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
     config = dataclasses.replace(SMALL, method=method, out=str(tmp_path / "run"), ema=method == "pgd")
     run = config.run()
@@ -38,10 +40,43 @@ def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
     assert all(bool((a == b).all()) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_name_makes_a_step(method):
+    apply, params, rest = jr.nnx.functional(jr.models.create("mlp", shape=(4, 4, 1), classes=4))
+    setting = Setting(
+        jr.objectives.cross_entropy(apply),
+        0.1,
+        lambda t: 0.1,
+        lambda t: 0.5,
+        2,
+        2,
+        4,
+        3,
+        (8, 4, 4, 1),
+        lambda x: x[:, 0, :, 0],
+    )
+    tx = optax.sgd(0.1)
+    step, memory = step_and_memory(method, setting, tx)
+    state = jr.training.init(params, rest, tx, memory=memory)
+    batch = jnp.full((8, 4, 4, 1), 0.5), jnp.arange(8) % 4
+    after, metrics = jax.eval_shape(lambda s, b: step(s, b, key=jax.random.key(0)), state, batch)
+    assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(jnp.shape, state)
+    assert metrics["loss"].shape == ()
+
+
+def test_hat_takes_its_standard_model_from_a_run(tmp_path):
+    standard = dataclasses.replace(SMALL, out=str(tmp_path / "standard"), epochs=1).run()
+    run = dataclasses.replace(SMALL, method="hat", standard=str(standard), out=str(tmp_path / "hat"), epochs=1).run()
+    assert json.loads((run / "config.json").read_text())["standard"] == str(standard)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "ibpp"}, "unknown method 'ibpp'; there are natural, pgd, ibp"),
+        ({"method": "ibpp"}, "unknown method 'ibpp'; there are natural, pgd, fgsm-rs, .*, ibp, crown-ibp"),
+        ({"method": "hat"}, "hat needs --standard DIR"),
+        ({"method": "hat", "standard": "nowhere"}, "nowhere is no run directory"),
+        ({"replays": 0}, "replays is >= 1"),
         ({"eps": -0.1}, "eps is >= 0"),
         ({"eps": float("nan")}, "eps is >= 0 and finite, got nan"),
         ({"epochs": 0}, "epochs is >= 1"),

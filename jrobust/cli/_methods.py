@@ -1,0 +1,92 @@
+"""The training methods that ``jrobust train`` knows by name, each with its published weights."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+import jrobust as jr
+from jrobust import training
+from jrobust.training import Schedule
+
+
+class Setting(NamedTuple):
+    """What a method is made of.
+
+    Attributes:
+      loss: cross-entropy of the model.
+      eps: the linf radius; ``ramp`` the same as a schedule, ``kappa`` a weight of the clean loss, for certified methods.
+      steps: of the inner attack.
+      classes, epoch: number of classes, batches in an epoch.
+      batch: shape of a batch.
+      standard: a model trained without attacks, for HAT.
+    """
+
+    loss: jr.objectives.Loss
+    eps: float
+    ramp: Schedule
+    kappa: Schedule
+    steps: int
+    replays: int
+    classes: int
+    epoch: int
+    batch: tuple[int, ...]
+    standard: Callable[[Any], Any] | None
+
+    @property
+    def threat(self) -> jr.sets.Threat:
+        """The perturbations of images in [0, 1]."""
+        return jr.sets.linf(self.eps, clip=(0, 1))
+
+
+def _pgd(s: Setting) -> Any:
+    return jr.worst_case(s.loss, s.threat, jr.attacks.pgd(steps=s.steps, keep="last"))
+
+
+def _pair(method: Callable[..., Any]) -> Callable[[Setting], Any]:
+    return lambda s: method(s.loss, s.threat, attack=s.steps)
+
+
+def _hat(s: Setting) -> Any:
+    assert s.standard is not None, "looked at before"
+    return training.hat(s.loss, s.threat, s.standard, attack=s.steps)
+
+
+def _certified(bound: jr.Oracle) -> Callable[[Setting], Any]:
+    return lambda s: training.certified(s.loss, s.threat, bound, eps=s.ramp, kappa=s.kappa)
+
+
+METHODS: dict[str, Callable[[Setting], Any]] = {
+    "natural": lambda s: s.loss,
+    "pgd": _pgd,
+    "fgsm-rs": lambda s: training.fgsm_rs(s.loss, s.threat),
+    "n-fgsm": lambda s: training.n_fgsm(s.loss, s.threat),
+    "free": lambda s: s.loss,  # and a step of its own
+    "gradalign": lambda s: training.gradalign(s.loss, s.threat),
+    "trades": _pair(training.trades),
+    "mart": _pair(training.mart),
+    "pgd-awp": lambda s: training.awp(_pgd(s), gamma=0.01),
+    "trades-awp": lambda s: training.awp(_pair(training.trades)(s), gamma=0.005),
+    "hat": _hat,
+    "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.epoch, attack=s.steps),
+    "score": _pair(training.score),
+    "ibp": _certified(jr.bounds.ibp()),
+    "crown-ibp": _certified(jr.bounds.crown_ibp()),
+}
+"""By name: what makes the loss."""
+
+CERTIFIED = ("ibp", "crown-ibp")
+
+
+def updates(method: str, replays: int) -> int:
+    """Updates of the optimiser in a step."""
+    return replays if method == "free" else 1
+
+
+def step_and_memory(method: str, s: Setting, tx: optax.GradientTransformation) -> tuple[Callable[..., Any], Any]:
+    """The training step of a method, and what its state remembers at first."""
+    loss = METHODS[method](s)
+    if method == "free":
+        return training.free(loss, s.threat, tx, replays=s.replays), jnp.zeros(s.batch)
+    return training.make_step(loss, tx), getattr(loss, "start", None)

@@ -1,0 +1,285 @@
+"""Every method of training: one contract for all, and the identities that each must keep."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.nnx import Rngs
+
+import jrobust as jr
+from jrobust import training
+from jrobust.training._awp import perturbation
+from jrobust.training._gkl import weighted_squares
+from jrobust.training._paired import divergence
+from tests.training.nets import Net, blobs, dense, dense_params
+
+EPS = 0.1
+THREAT = jr.sets.linf(EPS, clip=(0, 1))
+X, Y = (jnp.asarray(a[:8]) for a in blobs())
+LOSS = jr.objectives.cross_entropy(dense)
+METHODS = {
+    "pgd": lambda loss: jr.worst_case(loss, THREAT, jr.attacks.pgd(steps=2)),
+    "fgsm_rs": lambda loss: training.fgsm_rs(loss, THREAT),
+    "n_fgsm": lambda loss: training.n_fgsm(loss, THREAT),
+    "gradalign": lambda loss: training.gradalign(loss, THREAT),
+    "trades": lambda loss: training.trades(loss, THREAT),
+    "mart": lambda loss: training.mart(loss, THREAT),
+    "score": lambda loss: training.score(loss, THREAT),
+    "hat": lambda loss: training.hat(loss, THREAT, lambda x: x.reshape(x.shape[0], -1)[:, :4]),
+    "awp": lambda loss: training.awp(training.trades(loss, THREAT)),
+    "awp of a bound": lambda loss: training.awp(jr.worst_case(loss, THREAT.family(0.03), jr.bounds.ibp())),
+    "gkl": lambda loss: training.gkl(loss, THREAT, classes=4, epoch=2),
+}
+
+
+def called(robust, params, rest, x, y, *, train, key=None):
+    options = {"key": jax.random.key(3) if key is None else key, "train": train}
+    if isinstance(robust, training.Remembering):
+        return robust.loss(params, rest, x, y, memory=robust.start, **options)[:2]
+    return robust(params, rest, x, y, **options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_contract_for_all(name):
+    apply, params, rest = jr.nnx.functional(Net(Rngs(0)))
+    robust = METHODS[name](jr.objectives.cross_entropy(apply))
+
+    @jax.jit
+    def both(params, rest, key):
+        def total(params, train):
+            losses, after = called(robust, params, rest, X, Y, train=train, key=key)
+            return jnp.mean(losses), (losses, after)
+
+        return {train: jax.value_and_grad(total, has_aux=True)(params, train) for train in (True, False)}
+
+    found, again = (both(params, rest, jax.random.key(3)) for _ in range(2))
+    for train, ((value, (losses, after)), gradient) in found.items():
+        assert losses.shape == Y.shape
+        assert bool(jnp.isfinite(value))
+        assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(gradient))
+        assert max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradient)) > 1e-4
+        moved = not all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (after["norm"], rest["norm"]))))
+        assert moved == train  # BatchNorm's statistics
+        np.testing.assert_array_equal(losses, again[train][0][1][0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_what_is_easy(name):
+    x, y = map(jnp.asarray, blobs())
+    robust, tx = METHODS[name](LOSS), optax.adam(0.02)
+    start = robust.start if isinstance(robust, training.Remembering) else None
+    step = jax.jit(training.make_step(robust, tx, measure=training.accuracy(dense)))
+    state = training.init(dense_params(), None, tx, memory=start)
+    for t in range(80):
+        state, metrics = step(state, (x, y), key=jax.random.key(t))
+    assert float(metrics["accuracy"]) == 1.0
+
+
+def at(robust, z, x=X):
+    return robust.at(dense_params(), None, x, z, Y, key=jax.random.key(0), train=True)[0]
+
+
+def clean_logits(x=X):
+    return dense(dense_params(), None, x, train=False)[0]
+
+
+def test_pairs_cost_nothing_where_nothing_moved():
+    clean = LOSS(dense_params(), None, X, Y)[0]
+    np.testing.assert_allclose(at(training.trades(LOSS, THREAT), X), clean, rtol=1e-6)
+    p = jax.nn.softmax(clean_logits())
+    np.testing.assert_allclose(
+        at(training.score(LOSS, THREAT), X), jnp.sum((p - jax.nn.one_hot(Y, 4)) ** 2, -1), rtol=1e-5
+    )
+    slope = jax.grad(lambda a: jnp.sum(divergence(clean_logits(), a)))(clean_logits())
+    np.testing.assert_allclose(slope, 0.0, atol=1e-6)  # why the attack starts elsewhere
+
+
+@pytest.mark.parametrize("method", [training.trades, training.mart, training.score])
+def test_witnesses_leave_the_clean_example_and_stay_in_the_set(method):
+    z = method(LOSS, THREAT).craft(dense_params(), None, X, Y, key=jax.random.key(0))
+    moved = jnp.max(jnp.abs(z - X).reshape(8, -1), 1)
+    assert bool(jnp.all(moved > 0.5 * EPS))
+    assert bool(jnp.all(moved <= EPS + 1e-6))
+
+
+def test_trades_and_hat_are_their_formulas():
+    z = X + 0.05
+    p, q = (jax.nn.softmax(clean_logits(v)) for v in (X, z))
+    kl = jnp.sum(p * jnp.log(p / q), -1)
+    ce = -jnp.log(p[jnp.arange(8), Y])
+    np.testing.assert_allclose(at(training.trades(LOSS, THREAT, beta=3.0), z), ce + 3 * kl, rtol=1e-4, atol=1e-5)
+    label = jnp.full(8, 2)
+    hat = training.hat(LOSS, THREAT, lambda x: jax.nn.one_hot(label, 4), beta=3.0, gamma=0.25, h=2.0)
+    helper = -jax.nn.log_softmax(clean_logits(X + 2 * 0.05))[:, 2]
+    np.testing.assert_allclose(at(hat, z), ce + 3 * kl + 0.25 * helper, rtol=1e-4, atol=1e-5)
+
+
+def test_mart_is_its_formula_with_the_largest_wrong_class():
+    z = X + 0.05
+    p, q = (np.asarray(jax.nn.softmax(clean_logits(v)), np.float64) for v in (X, z))
+    y = np.asarray(Y)
+    expected = []
+    for pi, qi, yi in zip(p, q, y):
+        wrong = max(qi[k] for k in range(4) if k != yi)
+        kl = float(np.sum(pi * np.log(pi / qi)))
+        expected.append(-np.log(qi[yi]) - np.log(1.0001 - wrong + 1e-12) + 5 * (1.0000001 - pi[yi]) * kl)
+    np.testing.assert_allclose(at(training.mart(LOSS, THREAT), z), expected, rtol=1e-4)
+
+
+def test_fgsm_rs_is_one_step_of_pgd():
+    one = jr.worst_case(LOSS, THREAT, jr.attacks.pgd(steps=1, step=1.25 * EPS, keep="last"))
+    args, key = (dense_params(), None, X, Y), jax.random.key(5)
+    np.testing.assert_allclose(
+        training.fgsm_rs(LOSS, THREAT).craft(*args, key=key), one.craft(*args, key=key), atol=1e-6
+    )
+
+
+def linear_loss(width):
+    linear = lambda p, rest, x, *, train: (x.reshape(x.shape[0], -1) @ p, rest)  # noqa: E731
+    loss = jr.Loss(jax.tree_util.Partial(linear), jax.tree_util.Partial(lambda out, y: out[:, 0] - out[:, 1]))
+    return jax.random.normal(jax.random.key(0), (width, 2)), loss
+
+
+def test_n_fgsm_is_noise_and_a_step_that_nothing_cuts():
+    w, loss = linear_loss(16)
+    x = jnp.full_like(X, 0.5)
+    z = training.n_fgsm(loss, THREAT, k=2.0).craft(w, None, x, Y, key=jax.random.key(0))
+    step = EPS * jnp.sign(w[:, 0] - w[:, 1]).reshape(4, 4, 1)
+    noise = jnp.abs(z - x - step)
+    assert float(jnp.max(jnp.abs(z - x))) > 2 * EPS
+    assert 1.8 * EPS < float(noise.max()) <= 2 * EPS + 1e-6
+
+
+def test_gradalign_is_zero_on_what_is_linear_and_counts_otherwise():
+    w, loss = linear_loss(16)
+    args, how = (w, None, X, Y % 2), {"key": jax.random.key(0), "train": True}
+    plain = jr.worst_case(loss, THREAT, jr.attacks.fgsm())
+    np.testing.assert_allclose(
+        training.gradalign(loss, THREAT, weight=5.0)(*args, **how)[0], plain(*args, **how)[0], atol=1e-5
+    )
+    args = (dense_params(), None, X, Y)
+    more, less = (training.gradalign(LOSS, THREAT.family(0.5), weight=w)(*args, **how)[0] for w in (1.0, 0.0))
+    assert float(jnp.sum(more - less)) > 1e-4
+    assert bool(jnp.all(more >= less - 1e-6))
+
+
+def test_awp_moves_weights_by_their_size_and_biases_not_at_all():
+    params = dense_params()
+    grads = jax.grad(lambda p: jnp.mean(LOSS(p, None, X, Y)[0]))(params)
+    v = perturbation(grads, params, 0.01)
+    for name in ("w", "v"):
+        ratio = jnp.linalg.norm(v[name]) / jnp.linalg.norm(params[name])
+        assert float(ratio) == pytest.approx(0.01, rel=1e-4)
+        assert float(jnp.vdot(v[name], grads[name])) > 0
+    assert not bool(jnp.any(v["b"]))
+
+
+def test_awp_trains_by_the_gradient_at_the_moved_weights():
+    params, how = dense_params(), {"key": jax.random.key(0), "train": True}
+    base = jr.worst_case(LOSS, THREAT, jr.attacks.fgsm())
+    z = base.craft(params, None, X, Y, key=how["key"])
+    at_z = lambda p: jnp.mean(LOSS(p, None, z, Y)[0])  # noqa: E731
+    moved = jax.tree.map(jnp.add, params, perturbation(jax.grad(at_z)(params), params, 0.05))
+    got = jax.grad(lambda p: jnp.mean(training.awp(base, gamma=0.05)(p, None, X, Y, **how)[0]))(params)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(jax.grad(at_z)(moved)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_parts_of_the_divergence_have_its_gradient():
+    n, a = jax.random.normal(jax.random.key(0), (2, 5, 6))
+    p = jax.lax.stop_gradient(jax.nn.softmax(n))
+    by_clean = jax.grad(lambda n: jnp.sum(weighted_squares(n, a, p)))(n)
+    by_other = jax.grad(lambda a: -jnp.sum(p * jax.nn.log_softmax(a)))(a)
+    expected = jax.grad(lambda n, a: jnp.sum(divergence(n, a)), argnums=(0, 1))(n, a)
+    np.testing.assert_allclose(by_clean, expected[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(by_other, expected[1], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(weighted_squares(n, n, p), 0.0)
+
+
+def test_gkl_learns_what_classes_look_like_once_an_epoch():
+    robust = training.gkl(LOSS, THREAT, classes=4, epoch=2, temperature=2.0)
+    memory = robust.start
+    for t in range(2):
+        x, y = X[t::2], Y[t::2]
+        assert bool(jnp.all(memory.prior == 0.25))
+        *_, memory = robust.loss(dense_params(), None, x, y, key=jax.random.key(t), train=True, memory=memory)
+    p = jax.nn.softmax(clean_logits() / 2.0)
+    means = jnp.stack([p[jnp.arange(k, 8, 4)].mean(0) for k in range(4)])
+    np.testing.assert_allclose(memory.prior, means, rtol=1e-5)
+    assert int(memory.batches) == 0
+    assert not bool(jnp.any(memory.counts))
+
+
+def test_free_replays_and_remembers():
+    tx = optax.sgd(0.1)
+    start = training.init(dense_params(), None, tx, memory=jnp.zeros_like(X))
+    once, _ = training.free(LOSS, THREAT, tx, replays=1)(start, (X, Y), key=jax.random.key(0))
+    natural, _ = training.make_step(LOSS, tx)(training.init(dense_params(), None, tx), (X, Y), key=jax.random.key(0))
+    for a, b in zip(jax.tree.leaves(once.params), jax.tree.leaves(natural.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)  # the first gradient is at the clean batch
+    slope = jax.grad(lambda v: jnp.mean(LOSS(dense_params(), None, v, Y)[0]))(X)
+    np.testing.assert_allclose(once.memory, jnp.clip(X + EPS * jnp.sign(slope), 0, 1) - X, atol=1e-6)
+    twice, metrics = jax.jit(training.free(LOSS, THREAT, tx, replays=2))(start, (X, Y), key=jax.random.key(0))
+    at_memory = jax.grad(lambda p: jnp.mean(LOSS(p, None, X + once.memory, Y)[0]))(once.params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, once.params, at_memory)
+    for a, b in zip(jax.tree.leaves(twice.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert int(twice.step) == 1
+    assert float(metrics["loss"]) > 0
+    with pytest.raises(ValueError, match="init"):
+        training.free(LOSS, THREAT, tx)(training.init(dense_params(), None, tx), (X, Y), key=jax.random.key(0))
+
+
+def test_the_guard_stops_a_collapse_and_keeps_what_was_before(tmp_path):
+    x, y = blobs()
+    tx = optax.sgd(0.5)
+    seen = []
+
+    def breaking(state, batch, *, key):
+        state, metrics = training.make_step(LOSS, tx)(state, batch, key=key)
+        worse = jax.tree.map(lambda p: jnp.where(state.step > 24, 0 * p, p), state.params)
+        return training.TrainState(worse, state.rest, state.opt_state, state.step, None), metrics
+
+    guard = training.overfitting_guard(LOSS, THREAT.family(0.01), x[:32], y[:32], key=jax.random.key(0))
+
+    def hook(epoch, state):
+        seen.append(guard(epoch, state)["watched_accuracy"])
+        return {"watched": seen[-1]}
+
+    fit = lambda **options: training.fit(  # noqa: E731
+        breaking,
+        training.init(dense_params(), None, tx),
+        x,
+        y,
+        batch_size=8,
+        key=jax.random.key(0),
+        show=False,
+        **options,
+    )
+    state = fit(epochs=6, hook=hook, run=tmp_path / "run")
+    assert int(state.step) == 24
+    assert len(seen) == 2
+    assert seen[1] > 0.9
+    whole = fit(epochs=2)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: training.trades(LOSS, THREAT, attack=jr.bounds.ibp()), "side lower"),
+        (lambda: training.mart(LOSS, THREAT, attack=jr.attacks.pgd(early_stop=True)), "early"),
+        (lambda: training.gkl(LOSS, THREAT, classes=1, epoch=3), "classes is an int >= 2"),
+        (lambda: training.free(LOSS, THREAT, optax.sgd(0.1), replays=0), "replays"),
+    ],
+)
+def test_nonsense_is_refused(make, message):
+    import beartype.roar
+
+    with pytest.raises(
+        (ValueError, TypeError, beartype.roar.BeartypeCallHintParamViolation),
+        match=message,
+    ):
+        make()
