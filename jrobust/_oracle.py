@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 
 from jrobust._objective import Objective
 from jrobust._tree import bind, is_traced
@@ -106,6 +107,16 @@ def check_problem(f: Any, s: Any) -> None:
         raise TypeError(
             f"an oracle solves (key, objective, set) in this order, got {type(f).__name__} and {type(s).__name__} as the second and "
             "third; jr.objectives makes objectives, threat(x) is a set"
+        )
+    if 0 in (jnp.size(x) for x in jax.tree.leaves(s.center)):
+        raise ValueError(f"the example is empty: shape {jax.tree.map(jnp.shape, s.center)}")
+    if is_traced(s):
+        return
+    with jax.ensure_compile_time_eval():  # the set may be known where a trace goes on
+        inside = bool(s.contains(s.center))
+    if not inside:
+        raise ValueError(
+            f"the centre does not lie in its own set ({s.geometry.name}): it is outside of the clip or box, or holds NaN"
         )
 
 

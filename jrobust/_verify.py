@@ -12,7 +12,7 @@ from jrobust import attacks, bounds
 from jrobust._combinators import ask, decided_at, parts, restarts
 from jrobust._iterate import violated
 from jrobust._objective import Objective
-from jrobust._oracle import Oracle, require
+from jrobust._oracle import Oracle, check_problem, require
 from jrobust._tree import is_traced
 from jrobust.typing import Array, Float, Point
 
@@ -104,7 +104,8 @@ def verify(
       A `Verdict`. Where the attack succeeded ``upper`` is ``+inf``, not computed.
 
     Raises:
-      ValueError: oracles on the wrong side, a negative budget, or options of a search without one.
+      ValueError: oracles on the wrong side, a negative budget, options of a search without one, a class out of range, or a centre
+        that is not in its own set (outside of the clip, NaN).
       TypeError: a budget or a host oracle under jit, vmap or grad.
 
     Guarantee: "violated" has a witness in the set, "verified" is as good as the bound that proved it (float rounding is not directed
@@ -129,6 +130,8 @@ def verify(
         raise ValueError(f"verify: budget is a number of seconds >= 0, got {budget}")
     if options and budget == 0:
         raise ValueError(f"verify: {', '.join(options)} is for branch and bound, which takes a budget > 0")
+    check_problem(f, s)
+    jax.eval_shape(f, s.center)  # a label out of range is an error here; below it is traced
     keys = jax.random.split(key)
     found = ask(lower, keys[0], f, s)
     hit, dtype, first = violated(found.value), found.value.dtype, len(parts(lower))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from jrobust._program import Equation
 from jrobust.bounds._tables import Mask
@@ -46,8 +47,17 @@ def filled(fn: Callable[..., Any], mask: Mask, values: Sequence[Any]) -> Callabl
 
 def function(eqn: Equation) -> Callable[..., Any]:
     """An affine equation as a function whose derivative is its matrix."""
-    # the identity in value; its own derivative would drop the rows
-    return (lambda x: x) if eqn.name == "stop_gradient" else (lambda *xs: eqn.bind(xs))
+    if eqn.name == "stop_gradient":  # the identity in value; its own derivative would drop the rows
+        return lambda x: x
+    if eqn.name == "pad":
+        return lambda x, v: _padded(x, v, eqn.params["padding_config"])
+    return lambda *xs: eqn.bind(xs)
+
+
+def _padded(x: Any, v: Any, config: Any) -> Any:
+    """The primitive's own derivative by the padding is the sum of all less that of the operand, in which the few are lost."""
+    hole = lax.pad(jnp.zeros(jnp.shape(x), bool), jnp.asarray(True), config)
+    return jnp.where(hole, v, lax.pad(x, jnp.zeros_like(v), config))
 
 
 def absolute(eqn: Equation, mask: Mask, values: Sequence[Any]) -> Callable[..., list[Any]]:

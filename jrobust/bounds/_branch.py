@@ -46,6 +46,7 @@ class Search(NamedTuple):
       closed: upper bounds [m] of the domains that are done with (-inf: none).
       open: the other domains (pass the search on to `branch` to go on).
       leaves: the domains that are done with, where they were recorded.
+      about: arrays of the set, and the bounds at the start: what tells another problem.
     """
 
     lower: float
@@ -55,6 +56,7 @@ class Search(NamedTuple):
     closed: np.ndarray
     open: Any
     leaves: Any = None
+    about: Any = None
 
     @property
     def upper(self) -> float:
@@ -97,7 +99,8 @@ def branch(
       tried: of the best entries to cut, how many have both children bounded before one is chosen (filtered smart branching); neurons only.
       target: a domain whose upper bound is below it is closed, and a point above it ends the search: 0 decides the property. None
         closes the gap down to ``tolerance`` instead.
-      nodes, seconds: budgets; the search ends after the step in which one is spent.
+      nodes, seconds: budgets > 0; the search ends after the step in which one is spent, the first at the earliest, and compilation
+        is not interrupted.
       resume: a search that was ended by its budget, of the same problem and options.
       record: keep the domains that are done with, as ``leaves`` (what `prove` makes certificates of).
 
@@ -127,6 +130,8 @@ def branch(
     check_problem(f, s)
     if order not in ("best", "depth"):
         raise ValueError(f"branch: order is best or depth, got {order!r}")
+    if not (nodes > 0 and seconds > 0):
+        raise ValueError(f"branch: nodes and seconds are > 0, got {nodes} and {seconds}")
     started = time.monotonic()
     kind, problem = cut_over(s, over), pose(program_of(f, s.center), s)
     oracle = _default(problem, kind) if method is None else method
@@ -135,12 +140,13 @@ def branch(
         raise TypeError(f"branch: a method is one compiled program, {oracle.name} runs on the host")
     root, elements, domain = root_of(oracle, f, s, over=kind)
     size = _batch(problem) if batch is None else batch
+    about = [*map(np.asarray, jax.tree.leaves(s)), np.asarray(elements)]
     closed = np.full(elements.shape, -np.inf, elements.dtype)
     lower, witness, counted = -math.inf, s.center, 0
     pool, stuck = Pool(), []
     kept = [resume.leaves] if resume is not None and resume.leaves is not None else []
     if resume is not None and resume.nodes > 0:
-        _check_same(resume, f, s, elements, domain)
+        _check_same(resume, f, s, about)
         lower, witness, counted, closed, fresh = resume.lower, resume.witness, resume.nodes, resume.closed, None
         if resume.open is not None:
             pool.push(resume.open, resume.open.elements.max(1))
@@ -150,6 +156,13 @@ def branch(
         if kind == "neurons":
             closed = np.where(proven, elements, closed)
             fresh = jax.tree.map(lambda a: a[~proven], fresh)
+            if not fresh[0].lo.shape[1]:  # an affine function: there is nothing to cut, and its bound is attained
+                witness, fresh, closed = (
+                    s.argsup(jax.grad(lambda z: jnp.max(f(z)))(s.center)),
+                    None,
+                    np.asarray(elements),
+                )
+                lower = float(jnp.max(f(witness)))
     ceiling = np.asarray(elements)
 
     def done() -> bool:
@@ -157,7 +170,7 @@ def branch(
             return True
         return counted >= nodes or time.monotonic() - started >= seconds
 
-    while (pool.bound or fresh is not None) and not done():
+    while fresh is not None or (pool.bound and not done()):
         if fresh is not None:
             (domains, tries), fresh = fresh, None
         else:
@@ -184,32 +197,31 @@ def branch(
             keep = ~finished & ~hopeless
             pool.push(jax.tree.map(lambda a, keep=keep: a[keep], waiting), upper[keep])
     witness = jax.tree.map(jnp.asarray, witness)
-    if fresh is not None:
-        return Search(lower, witness, ceiling, counted, closed, None)
     remaining = _joined([part for part in (*stuck, pool.everything()) if part is not None])
     elements = closed if remaining is None else np.maximum(closed, remaining.elements.max(0))
-    return Search(lower, witness, np.minimum(elements, ceiling), counted, closed, remaining, _joined(kept))
+    return Search(lower, witness, np.minimum(elements, ceiling), counted, closed, remaining, _joined(kept), about)
 
 
 def _joined(parts: list[Any]) -> Any:
     return jax.tree.map(lambda *a: np.concatenate(a), *parts) if parts else None
 
 
-def _check_same(resume: Search, f: Objective, s: Any, elements: Array, domain: Domain) -> None:
-    """Raise where a search speaks of another function or set, as far as its shapes and its witness show."""
-    shapes = [np.shape(resume.elements), *map(np.shape, jax.tree.leaves(resume.witness))]
-    wanted = [np.shape(elements), *map(np.shape, jax.tree.leaves(s.center))]
-    if resume.open is not None:
-        shapes.append(resume.open.domain.lo.shape[1:])
-        wanted.append(domain.lo.shape[1:])
-    if shapes != wanted:
-        raise ValueError(f"branch: resume= is a search of another problem: shapes {shapes} where this one has {wanted}")
+def _check_same(resume: Search, f: Objective, s: Any, about: list[np.ndarray]) -> None:
+    """Raise where a search speaks of another function or set, as far as the set, the first bounds and its witness show."""
+    there, here = ([np.shape(a) for a in each] for each in (resume.about, about))
+    if there != here:
+        raise ValueError(f"branch: resume= is a search of another problem: shapes {there} where this one has {here}")
+    if not all(
+        np.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True) for a, b in zip(resume.about, about, strict=True)
+    ):
+        raise ValueError(
+            "branch: resume= is a search of another problem: its set, or the bounds it began with, are others"
+        )
     again = float(jnp.max(f(resume.witness)))
-    same = np.isclose(again, resume.lower, rtol=1e-3, atol=1e-3) or not np.isfinite(resume.lower)
-    if not (same and bool(s.contains(resume.witness))):
+    if not np.isclose(again, resume.lower, rtol=1e-3, atol=1e-3) and np.isfinite(resume.lower):
         raise ValueError(
             f"branch: resume= is a search of another problem: it met a violation of {resume.lower:.6g} at its witness, which has "
-            f"{again:.6g} here" + ("" if bool(s.contains(resume.witness)) else " and lies outside this set")
+            f"{again:.6g} here"
         )
 
 

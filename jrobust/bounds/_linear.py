@@ -198,13 +198,33 @@ def _linear(model: Frozen, c: np.ndarray) -> Solution:
     return Solution(sum(float(np.sum(t)) for t in terms) + rounding, found.x, True)
 
 
+_TINY = 1e-9  # HiGHS drops entries below it
+
+
+def _without_tiny(matrix: Any, lo: np.ndarray, hi: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """A matrix without the entries that the solver would drop, and the least and the most that these can add to each row."""
+    entries = matrix.tocoo()
+    small = np.abs(entries.data) <= _TINY
+    row, column, data = entries.row[small], entries.col[small], entries.data[small]
+    ends = np.sort(np.stack([data * lo[column], data * hi[column]]), axis=0)
+    least, most = (np.bincount(row, weights=end, minlength=matrix.shape[0]) for end in ends)
+    kept = matrix.copy()
+    kept.data[np.abs(kept.data) <= _TINY] = 0.0
+    kept.eliminate_zeros()
+    return kept, least, most
+
+
 def _branched(model: Frozen, c: np.ndarray, seconds: float) -> Solution:
     """The solver's dual bound, which holds wherever the search stops."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    sides: Any = [(model.less, -np.inf), (model.equal, -model.equal.const)]
     box: Any = (model.lo, model.hi)
-    rows = [LinearConstraint(a.matrix, low, -a.const) for a, low in sides if a.size]
+    rows: list[Any] = []
+    for a, low in ((model.less, -np.inf), (model.equal, -model.equal.const)):
+        if a.size:
+            kept, least, most = _without_tiny(a.matrix, *box)
+            sides: Any = (low - most, -a.const - least)
+            rows.append(LinearConstraint(kept, *sides))
     found = milp(
         -c,
         integrality=model.integer.astype(int),

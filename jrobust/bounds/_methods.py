@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust._objective import Objective, objective
-from jrobust._oracle import Bound, Oracle, check_problem
+from jrobust._oracle import Bound, Oracle, check_problem, require
 from jrobust._tree import bind
 from jrobust.bounds._machine import never_nan
 from jrobust.bounds._problem import missing, program_of
@@ -35,7 +35,9 @@ def method_of(oracle: Any, by: str) -> Any:
     method = dict(getattr(getattr(oracle, "run", None), "static", ())).get("method")
     if not hasattr(method, "walk"):
         name = getattr(oracle, "name", type(oracle).__name__)
-        raise TypeError(f"{by} takes a method of jr.bounds such as jr.bounds.ibp() or jr.bounds.crown(), got {name}")
+        raise TypeError(
+            f"{by} takes ibp, crown_ibp, crown, alpha_crown or another method of jr.bounds that walks over a program, got {name}"
+        )
     return method
 
 
@@ -200,8 +202,7 @@ def outward(method: Oracle) -> Oracle:
     >>> bool(lo[0] < 0) and bool(hi[0] > 2)
     True
     """
-    inner = method_of(method, "outward")
-    each = inner
+    each = inner = method_of(method, "outward")
     while each is not None:
         if not isinstance(each, Method):
             raise TypeError(
@@ -234,6 +235,7 @@ def output_bounds(
     [1.  2.5] [1.5 3.5]
     """
     method = crown() if method is None else method
+    require(("upper",), method, by="output_bounds(method=)")
     check_problem(objective(fn), s)
     out = jax.eval_shape(fn, s.center)
     if not isinstance(out, jax.ShapeDtypeStruct):

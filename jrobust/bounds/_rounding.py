@@ -11,6 +11,7 @@ can do to it, in the network and in the bound; the result of anything else is wi
 the network's y can amount to.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 
 from jrobust._program import Equation
 from jrobust.bounds._affine import AVERAGING, ELEMENTWISE, absolute, names
-from jrobust.bounds._machine import intervals, whole
+from jrobust.bounds._machine import intersect, intervals, whole
 from jrobust.bounds._tables import Interval, Mask, ends
 from jrobust.typing import Array
 
@@ -118,14 +119,29 @@ def outward(v: Interval, units: int) -> Interval:
     return Interval(v.lo - (rate * jnp.abs(v.lo) + tiny), v.hi + (rate * jnp.abs(v.hi) + tiny))
 
 
-def basic(v: Interval) -> Interval:
-    """The same after a basic operation, whose rounding keeps the sign."""
+def basic(v: Interval, values: Sequence[Any] = ()) -> Interval:
+    """The same after a basic operation, whose rounding keeps the sign: of operands that have none, for an end at 0 may have underflown."""
     lo, hi = outward(v, _FEW)
-    return Interval(jnp.where(v.lo >= 0, jnp.maximum(lo, 0), lo), jnp.where(v.hi <= 0, jnp.minimum(hi, 0), hi))
+    above, below = v.lo >= 0, v.hi <= 0
+    for low, high in map(ends, values):
+        above, below = above & ((low >= 0) | (v.lo > 0)), below & ((high <= 0) | (v.hi < 0))
+    return Interval(jnp.where(above, jnp.maximum(lo, 0), lo), jnp.where(below, jnp.minimum(hi, 0), hi))
 
 
 def _floating(v: Any) -> bool:
     return bool(jnp.issubdtype(ends(v)[0].dtype, jnp.floating))
+
+
+def _may_overflow(eqn: Equation, values: Sequence[Any], n: int) -> Array:
+    """Whether some order of a sum may leave the numbers on its way, and be NaN or infinite, wherever it ends."""
+    sizes = [jnp.max(magnitude(v), initial=0.0) for v in values if _floating(v)]
+    join = jnp.sum if eqn.name == "scatter-add" else jnp.prod
+    return ~(n * join(jnp.stack(sizes)) < 0.25 * float(jnp.finfo(eqn.avals[0].dtype).max))
+
+
+def _unsigned(eqn: Equation, like: Array) -> Interval:
+    """What the parity of a power says of its sign."""
+    return Interval(jnp.full_like(like, 0.0 if eqn.params["y"] % 2 == 0 else -jnp.inf), jnp.full_like(like, jnp.inf))
 
 
 def rounded(eqn: Equation, values: Sequence[Any]) -> list[Interval]:
@@ -135,14 +151,25 @@ def rounded(eqn: Equation, values: Sequence[Any]) -> list[Interval]:
     shapes = [jnp.shape(ends(v)[0]) for v in values]
     if eqn.name in _SUMS:
         n = 2 * _SUMS[eqn.name](eqn, shapes)[0] + 10
+        overflows = _may_overflow(eqn, values, n)
         bounded = [isinstance(v, Interval) and _floating(v) for v in values]
         values = [
             widened(v, gamma(n, v.lo.dtype) * magnitude(v)) if b else v for v, b in zip(values, bounded, strict=True)
         ]
         # what is only added, not multiplied, counts once more (scatter-add)
-        return [outward(o, n if eqn.name == "scatter-add" else _FEW) for o in intervals(eqn, values)]
+        outs = [outward(o, n if eqn.name == "scatter-add" else _FEW) for o in intervals(eqn, values)]
+        return [whole(o, overflows) for o in outs]
     if eqn.name in _BASIC:
-        return [basic(o) for o in intervals(eqn, values)]
+        even = eqn.name == "square" or (eqn.name == "mul" and eqn.inputs[0] == eqn.inputs[1])
+        return [basic(o, () if even else values) for o in intervals(eqn, values)]
+    if eqn.name == "integer_pow" and eqn.params["y"] < 0:  # powers underflow before they are turned over
+        (power,) = rounded(dataclasses.replace(eqn, params={**eqn.params, "y": -eqn.params["y"]}), values)
+        free = (power.lo > 0) | (power.hi < 0)
+        lo, hi = (
+            jnp.where(free, 1.0 / jnp.where(free, end, 1.0), far)
+            for end, far in ((power.hi, -jnp.inf), (power.lo, jnp.inf))
+        )
+        return [intersect(outward(Interval(lo, hi), _FEW), _unsigned(eqn, lo))]
     units = _units(eqn, shapes)
     if units is None:
         return [whole(o, True) if _floating(o) else o for o in intervals(eqn, values)]
@@ -169,7 +196,7 @@ def affine_error(eqn: Equation, mask: Mask, values: Sequence[Any]) -> list[Array
     n = 2 * _FEW
     if eqn.name in _SUMS:
         n = sum(_SUMS[eqn.name](eqn, shapes)) + _FEW
-    elif eqn.name in _REPEATS:
+    elif eqn.name in _REPEATS or (eqn.name == "pad" and mask[1]):
         n = eqn.avals[0].size
     elif eqn.name in _EXACT:
         n = 0

@@ -57,6 +57,8 @@ def load_onnx(path: str | Path) -> Network:
 
     Deviations: dropout is the identity; 64-bit values are 32-bit unless JAX is told otherwise (``jax_enable_x64``), as everywhere in JAX.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"load_onnx takes the path of a file, got {type(path).__name__}")
     path = Path(path)
     model = read(path)
     try:

@@ -61,7 +61,7 @@ def verify_files(
     model: Any,
     spec: Any,
     *,
-    timeout: float = 60.0,
+    timeout: int | float = 60.0,
     key: Any = None,
     search: Search | None = None,
     progress: Callable[[str, int], None] | None = None,
@@ -177,7 +177,7 @@ class _Run:
 
     def bound(self, oracle: Any) -> None:
         for some, cases in self.chunks(_CASES):
-            problems = _stages.pack(cases, self.cases, self.shape, inside=False)
+            problems = _stages.pack(list(map(self.provable, cases)), self.cases, self.shape, inside=False)
             run = _stages.compiled(_stages.proven)
             holds = np.asarray(run(oracle, self.net.leaves, problems, apply=self.net.apply))
             self.close(i for i, proof in zip(some, holds, strict=False) if proof)
@@ -189,11 +189,24 @@ class _Run:
                 return
             case = self.cases[i]
             s = case.threat_set(self.shape)
-            verdict, witness = search(case.objective(fn), s, jax.random.fold_in(key, i), self.deadline)
+            verdict, witness = search(self.provable(case).objective(fn), s, jax.random.fold_in(key, i), self.deadline)
             if verdict == "unsat":
                 self.close([i])
             elif verdict == "sat" and witness is not None:
                 self.believe(i, witness)
+
+    def provable(self, case: Case) -> Case:
+        """The case in float32 coefficients, widened by what their rounding can move an output's row by."""
+        if all(np.array_equal(A, A.astype(np.float32)) for A, _ in case.disjuncts):
+            return case
+        fn = bind(_stages.outputs, self.net.leaves, apply=self.net.apply)
+        lo, hi = jax.jit(lambda s: bounds.output_bounds(fn, s, method=bounds.crown_ibp()))(case.threat_set(self.shape))
+        size = 1.01 * np.maximum(np.abs(lo), np.abs(hi)).astype(np.float64).ravel()
+        near = [A.astype(np.float32).astype(np.float64) for A, _ in case.disjuncts]
+        pairs = zip(near, case.disjuncts, strict=True)
+        return case._replace(
+            disjuncts=[(a, b + np.where(a == A, 0.0, np.abs(a - A) * size).sum(1)) for a, (A, b) in pairs]
+        )
 
     def close(self, proven: Any) -> None:
         gone = set(proven) - self.doubted

@@ -101,7 +101,8 @@ def test_less_memory_is_sound_and_looser():
     for b in bounds:
         assert jnp.all(points <= b + 1e-5)
     means = [float(b.mean()) for b in bounds]
-    assert means[0] > means[1] > means[3]
+    assert np.all(np.diff(means) <= 1e-5)
+    assert means[0] > means[3] + 1e-4
     np.testing.assert_allclose(bounds[3], METHODS["zonotope"].solve(None, f, s).info["elements"], rtol=1e-5)
     for method in (jr.bounds.zonotope(memory=30 * 4 * 3), jr.bounds.forward_crown(memory=30 * 4 * 7)):
         with pytest.raises(ValueError, match="raise memory="):

@@ -148,7 +148,7 @@ def test_unused_unsupported_code_is_no_obstacle():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="memory"):
         jr.bounds.crown(memory=0)
-    with pytest.raises(TypeError, match="takes a method"):
+    with pytest.raises(TypeError, match="takes ibp"):
         jr.bounds.crown(intermediates=jr.attacks.fgsm())
     with pytest.raises(TypeError, match="one array"):
         jr.bounds.output_bounds(lambda z: (z, z), jr.sets.linf(0.1)(jnp.ones(2)))

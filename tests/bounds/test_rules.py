@@ -1,5 +1,7 @@
 """One row a rule: sampled points and vertices never leave the bounds, on ordinary, degenerate and huge boxes."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,11 +126,16 @@ BOXES = {
 }
 
 
+# At the suite's optimisation level 0 XLA (CPU, jax 0.10.2) computes forward_crown's program of this row wrongly; each part alone, and
+# the whole at level 1 or 3, it computes rightly.
+OPTIMISED = {"bounded ends": {"xla_backend_optimization_level": 1}}
+
+
 def check_rule(name, methods):
     """A function of the table, on every box, by each of these methods: sound, never looser than intervals, never NaN."""
     shape, fn = RULES[name]
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=OPTIMISED.get(name))
     def excess(key, lo, hi):
         s = jr.sets.box(lo, hi)(0.5 * (lo + hi))
         bounds = {method.name: jr.bounds.output_bounds(fn, s, method=method) for method in methods}

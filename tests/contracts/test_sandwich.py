@@ -68,7 +68,10 @@ def check(shape, norm, draws, seed, oracles=BOUNDS):
     assert float(seen["crown"].mean()) <= float(seen["ibp"].mean()) + 1e-4, where
     # the attack climbs: it is at least as good as random search nearly everywhere
     beaten = seen["attacked"] < seen["sampled"].max(1) - 1e-3
-    assert float(beaten.mean()) <= 0.2 or draws < 10, (
+    most = (
+        0.4 if norm == "patch" else 0.2
+    )  # a union of windows is not convex: gradients stay in the window they start in
+    assert float(beaten.mean()) <= most or draws < 10, (
         f"{where}: random samples beat the attack on {float(beaten.mean()):.0%}"
     )
 
