@@ -1,7 +1,7 @@
 """Bounds over the bare forward pass, small CNN; an iteration of alpha-CROWN over a CROWN pass; branching over bare bounding. One run.
 
 Command: python -m experiments.bench.bounds. Targets: IBP <= 2.5 forward passes; an alpha-CROWN iteration <= 3.5 CROWN passes; branch and
-bound's domains a second >= 0.6 of the bare bound's at the same batch; rounding outward <= 1.3 of the time; a ResNet-18 within 24 GiB.
+bound's domains a second >= 0.6 of the bare bound's at the same batch; rounding outward about 1.3 of the time; a ResNet-18 within 24 GiB.
 CPU ratios; a machine that does nothing else.
 """
 

@@ -36,9 +36,11 @@ class Certificate(NamedTuple):
         with open(path, "wb") as file:
             np.savez_compressed(file, meta=text, **self.arrays)  # pyright: ignore[reportArgumentType]
 
-    def check(self, *, rational: bool = False, expect: str | None = None) -> checker.Report:
-        """What the independent checker says; ``rational``: in fractions (small networks); ``expect``: the digest of the function."""
-        return checker.check(self.meta, self.arrays, exact=rational, expect=expect)
+    def check(
+        self, *, rational: bool = False, expect: str | None = None, expect_set: str | None = None
+    ) -> checker.Report:
+        """What the independent checker says; ``rational``: in fractions (small networks); the digests of function and set to insist on."""
+        return checker.check(self.meta, self.arrays, exact=rational, expect=expect, expect_set=expect_set)
 
     def evaluate(self, *xs: Any) -> np.ndarray:
         """The recorded function in float64: compare it with your model."""
@@ -48,6 +50,11 @@ class Certificate(NamedTuple):
     def function(self) -> str:
         """The SHA-256 digest of the recorded function, weights included."""
         return self.meta["function"]
+
+    @property
+    def set(self) -> str:
+        """The SHA-256 digest of the recorded set."""
+        return self.meta["set"]
 
 
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:

@@ -148,6 +148,8 @@ def test_saved_and_read_again(tmp_path):
     assert again.check() == proof.check()
     assert again.check(expect=proof.function).accepted
     assert "expected" in again.check(expect="0" * 64).reason
+    assert again.check(expect_set=proof.set).accepted
+    assert "the set is not" in again.check(expect_set="0" * 64).reason
 
 
 def test_what_cannot_be_said_is_refused():
@@ -537,7 +539,7 @@ def test_the_checker_runs_alone(tmp_path):
     def run(*args):
         return subprocess.run([sys.executable, "-I", "checker", *args], cwd=tmp_path, capture_output=True, text=True)
 
-    good = run("good.npz", "--rational", "--expect", made("neurons").function)
+    good = run("good.npz", "--rational", "--expect", made("neurons").function, "--expect-set", made("neurons").set)
     assert good.returncode == 0, good.stderr
     assert "accepted" in good.stdout
     assert made("neurons").function in good.stdout

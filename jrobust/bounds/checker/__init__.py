@@ -1,5 +1,5 @@
 """Checks the certificates of `jrobust.bounds.prove`. This directory is NumPy and the standard library alone, shares no code with what makes
-certificates, and runs wherever it is copied to: ``python checker FILE.npz [--rational] [--expect DIGEST]``.
+certificates, and runs wherever it is copied to: ``python checker FILE.npz [--rational] [--expect DIGEST] [--expect-set DIGEST]``.
 
 It establishes, for the recorded function f (its weights as they are stored, its arithmetic that of real numbers) and the recorded set, that
 every output of f is below 0 on the whole set. Nothing in a proof is believed: a proof consists of choices alone (slopes, multipliers, where

@@ -18,13 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file")
     parser.add_argument("--rational", action="store_true", help="compute in fractions (small networks)")
     parser.add_argument("--expect", metavar="DIGEST", help="the digest that the function must have")
+    parser.add_argument("--expect-set", metavar="DIGEST", help="the digest that the set must have")
     args = parser.parse_args(argv)
     try:
         meta, arrays = read(args.file)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    report = check(meta, arrays, exact=args.rational, expect=args.expect)
+    report = check(meta, arrays, exact=args.rational, expect=args.expect, expect_set=args.expect_set)
     print(f"function {report.function}\nset      {report.set}")
     print(f"accepted: all {len(report.bounds)} outputs are at most {max(report.bounds):g} on the set ({report.leaves} parts)"
           if report.accepted else f"rejected: {report.reason}")  # fmt: skip

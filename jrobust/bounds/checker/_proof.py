@@ -109,19 +109,25 @@ def _cut(cert: Certificate, env: Any, row: int, leaf: int, path: Sequence[Any]) 
 
 
 def check(
-    meta: dict[str, Any], arrays: Mapping[str, np.ndarray], *, exact: bool = False, expect: str | None = None
+    meta: dict[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    exact: bool = False,
+    expect: str | None = None,
+    expect_set: str | None = None,
 ) -> Report:
     """Whether a certificate, as `read` returns it, proves its claim.
 
     Args:
       meta, arrays: its parts.
       exact: compute in fractions.
-      expect: the digest that the function must have.
+      expect, expect_set: the digests that the function and the set must have.
     """
     function, over, bounds, parts = "", "", {}, 0
     try:
         function, over = digests(meta, arrays)
         need(expect is None or function == expect, "the function is not the one with the digest that was expected")
+        need(expect_set is None or over == expect_set, "the set is not the one with the digest that was expected")
         need((function, over) == (meta["function"], meta["set"]), "the function or the set is not the recorded one")
         for name, index, row, bound in _established(parse(meta, arrays, exact)):
             claim = arrays[name][index]
