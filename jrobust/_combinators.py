@@ -1,5 +1,6 @@
 """Oracle -> Oracle. Sides are checked when a combination is made, not when it runs."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -230,23 +231,25 @@ def _margins_at(f: Any, bound: Bound) -> Array:
     return bound.info["elements"] if bound.witness is None else f(stop_gradient(bound.witness))
 
 
-def _mix(weight: Any, a: Oracle, b: Oracle, key: Any, f: Any, s: Any, *, losses: bool) -> Bound:
+def _mix(weight: Any, a: Oracle, b: Oracle, key: Any, f: Any, s: Any, *, losses: bool | str) -> Bound:
     keys = jax.random.split(key)
     bounds = a.solve(keys[0], f, s), b.solve(keys[1], f, s)
     parts = jnp.stack([_margins_at(f, bound) for bound in bounds])
     weights = jnp.stack([1.0 - jnp.asarray(weight, parts.dtype), jnp.asarray(weight, parts.dtype)])
     elements = jnp.tensordot(weights, parts, 1)
-    info = {"elements": elements} | ({"parts": parts, "weights": weights} if losses else {})
+    how = {"parts": parts, "exponents" if losses == "product" else "weights": weights} if losses else {}
+    info = {"elements": elements} | how
     return Bound(jnp.max(elements), None, info)
 
 
-def mix(a: Oracle, b: Oracle, weight: Any, *, losses: bool = False) -> Oracle:
+def mix(a: Oracle, b: Oracle, weight: Any, *, losses: bool | str = False) -> Oracle:
     """``(1 - weight) a + weight b``, between an attack and a bound: the expressive losses; bounds nothing (side "estimate").
 
     Args:
       a, b: usually an attack and an upper bound.
       weight: of ``b``, in [0, 1]; traced.
-      losses: mix the losses of the two instead of their margins (MTL-IBP instead of CC-IBP).
+      losses: mix the losses of the two instead of their margins (MTL-IBP instead of CC-IBP); "product": multiply them, with the weights
+        as exponents (EXP-IBP).
 
     Returns:
       An `Oracle` of side "estimate": fine in `worst_case`, refused by every metric.
@@ -255,24 +258,48 @@ def mix(a: Oracle, b: Oracle, weight: Any, *, losses: bool = False) -> Oracle:
       De Palma et al., Expressive losses for verified robustness via convex combinations, ICLR 2024.
     """
     require(("lower", "upper", "estimate"), a, b, by="mix")
+    if losses not in (False, True, "product"):
+        raise ValueError(f"mix: losses is False, True or 'product', got {losses!r}")
     return Oracle("estimate", bind(_mix, weight, a, b, losses=losses), name=_name("mix", a, b))
 
 
-def _shrink(oracle: Oracle, factor: Any, key: Any, f: Any, s: Any) -> Bound:
-    return oracle.solve(key, f, s.scale(factor))
+def _shrink(factor: Any, oracle: Oracle, about: Oracle | None, key: Any, f: Any, s: Any) -> Bound:
+    if about is None:
+        return oracle.solve(key, f, s.scale(factor))
+    if s.geometry.name not in _MOVABLE:
+        raise ValueError(
+            f"shrink(about=) moves norm balls ({', '.join(_MOVABLE)}), got a set of kind {s.geometry.name!r}"
+        )
+    keys = jax.random.split(key)
+    z = stop_gradient(about.solve(keys[0], f, s.scale(1.0 - factor)).witness)
+    return oracle.solve(keys[1], f, dataclasses.replace(s.scale(factor), center=z))
 
 
-def shrink(oracle: Oracle, factor: Any) -> Oracle:
+_MOVABLE = ("linf", "l2", "l1")
+
+
+def shrink(oracle: Oracle, factor: Any, *, about: Oracle | None = None) -> Oracle:
     """The oracle on the set scaled by ``factor`` <= 1 about its centre: an attack stays a lower bound, an upper bound becomes an estimate.
 
+    Args:
+      oracle: what looks at the small set.
+      factor: its size, in [0, 1]; traced.
+      about: an attack; the small set lies about its witness in the set of ``1 - factor`` radii, so inside of the whole (SABR).
+
     Raises:
-      ValueError: a concrete factor outside [0, 1] (a larger set's attack would bound nothing).
+      ValueError: a concrete factor outside [0, 1] (a larger set's attack would bound nothing); with ``about`` a set that is no norm ball.
+
+    References:
+      Mueller et al., Certified training: small boxes are all you need, ICLR 2023.
     """
     if isinstance(factor, int | float) and not 0 <= factor <= 1:
         raise ValueError(f"shrink: factor must lie in [0, 1], got {factor}")
+    if about is not None:
+        require(("lower",), about, by="shrink(about=)")
     side: Side = "lower" if oracle.side == "lower" else "estimate"
+    host = oracle.host or (about is not None and about.host)
     return Oracle(
-        side, bind(_shrink, oracle, factor), oracle.confidence, host=oracle.host, name=_name("shrink", oracle)
+        side, bind(_shrink, factor, oracle, about), oracle.confidence, host=host, name=_name("shrink", oracle)
     )
 
 

@@ -146,6 +146,8 @@ def worst_case(
             parts = info.get("parts", info["elements"][None])
             logits = jax.vmap(lambda elements: worst_logits(elements, yi))(parts)
             losses = apply.reduce(logits, jnp.broadcast_to(yi, parts.shape[:1]))
+            if "exponents" in info:
+                return jnp.exp(jnp.vdot(info["exponents"], jnp.log(jnp.maximum(losses, jnp.finfo(losses.dtype).tiny))))
             return jnp.vdot(info["weights"], losses) if "weights" in info else losses[0]
 
         return _over_examples(one, threat, key, x, y), rest

@@ -1,6 +1,7 @@
 """The training methods that ``jrobust train`` knows by name, each with its published weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class Setting(NamedTuple):
       classes, epoch: number of classes, batches in an epoch.
       batch: shape of a batch.
       standard: a model trained without attacks, for HAT.
+      weight: of the bound (SABR: size of its box), where a method lies between an attack and a bound; None: its own.
     """
 
     loss: jr.objectives.Loss
@@ -33,6 +35,7 @@ class Setting(NamedTuple):
     epoch: int
     batch: tuple[int, ...]
     standard: Callable[[Any], Any] | None
+    weight: float | None = None
 
     @property
     def threat(self) -> jr.sets.Threat:
@@ -57,6 +60,17 @@ def _certified(bound: jr.Oracle) -> Callable[[Setting], Any]:
     return lambda s: training.certified(s.loss, s.threat, bound, eps=s.ramp, kappa=s.kappa)
 
 
+def _between(join: Callable[..., jr.Oracle], weight: float) -> Callable[[Setting], Any]:
+    """By an oracle between an attack and IBP; the number that joins them is 1 for IBP itself."""
+
+    def made(s: Setting) -> Any:
+        attack = jr.attacks.pgd(steps=s.steps, keep="last")
+        oracle = join(attack, jr.bounds.ibp(), weight if s.weight is None else s.weight)
+        return training.certified(s.loss, s.threat, oracle, eps=s.ramp)
+
+    return made
+
+
 METHODS: dict[str, Callable[[Setting], Any]] = {
     "natural": lambda s: s.loss,
     "pgd": _pgd,
@@ -73,10 +87,15 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "score": _pair(training.score),
     "ibp": _certified(jr.bounds.ibp()),
     "crown-ibp": _certified(jr.bounds.crown_ibp()),
+    "sabr": _between(lambda attack, bound, size: jr.shrink(bound, size, about=attack), 0.4),
+    "mtl-ibp": _between(partial(jr.mix, losses=True), 0.5),
+    "cc-ibp": _between(jr.mix, 0.5),
+    "exp-ibp": _between(partial(jr.mix, losses="product"), 0.5),
 }
 """By name: what makes the loss."""
 
-CERTIFIED = ("ibp", "crown-ibp")
+CERTIFIED = {"ibp": 1.5, "crown-ibp": 1.5, "sabr": 1.0, "mtl-ibp": 1.0, "cc-ibp": 1.0, "exp-ibp": 1.0}
+"""Methods by bounds, and the multiple of eps that each trains at by default."""
 
 
 def updates(method: str, replays: int) -> int:

@@ -30,7 +30,7 @@ class Train:
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10 or vit-tiny"""
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, pgd-awp, trades-awp, and with a step or two fgsm-rs, n-fgsm,
-    gradalign, free; on bounds, so that the model can be certified: ibp, crown-ibp"""
+    gradalign, free; on bounds, so that the model can be certified: ibp, crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None
@@ -53,12 +53,14 @@ class Train:
     """free: updates on each batch; divide the epochs by as much for an equal budget"""
     standard: str | None = None
     """hat: run directory of a model trained without attacks"""
+    weight: float | None = None
+    """mtl-ibp, cc-ibp, exp-ibp: weight of the bound, by default 0.5; sabr: size of the small box in radii, by default 0.4"""
     eps_multiplier: float | None = None
     """train at this multiple of eps; by default 1.5 for ibp and crown-ibp (interval bounds generalise better from a larger box), else 1"""
     warmup: float = 0.1
-    """ibp, crown-ibp: fraction of the steps at eps 0, before the ramp"""
+    """methods by bounds: fraction of the steps at eps 0, before the ramp"""
     ramp: float = 0.4
-    """ibp, crown-ibp: fraction of the steps in which eps rises to its full size and the weight of the clean loss falls from 1 to kappa"""
+    """methods by bounds: fraction of the steps in which eps rises to its full size (and the clean loss's weight falls to kappa)"""
     kappa: float = 0.5
     """ibp, crown-ibp: final weight of the clean loss, in [0, 1]"""
     ema: bool = False
@@ -87,7 +89,7 @@ def train(config: Train) -> Path:
     x, y = loaded.train_x, loaded.train_y
     per_epoch = training.epoch_steps(len(x), config.batch_size)
     epochs = max(12, math.ceil(3000 / per_epoch)) if config.epochs is None else config.epochs
-    multiplier = config.eps_multiplier or (1.5 if config.method in CERTIFIED else 1.0)
+    multiplier = config.eps_multiplier or CERTIFIED.get(config.method, 1.0)
     mean, std = loaded.moments()
     described = {
         "name": config.model,
@@ -131,6 +133,7 @@ def train(config: Train) -> Path:
         per_epoch,
         (config.batch_size, *loaded.shape),
         standard,
+        config.weight,
     )
     step, memory = step_and_memory(config.method, setting, tx)
     state = training.fit(
@@ -192,5 +195,7 @@ def _check(config: Train) -> None:
         raise ValueError(
             f"warmup and ramp are fractions of the training with warmup + ramp <= 1, got {config.warmup} and {config.ramp}"
         )
+    if config.weight is not None and not 0 <= config.weight <= 1:
+        raise ValueError(f"weight lies in [0, 1], got {config.weight}")
     if not 0 <= config.kappa <= 1:
         raise ValueError(f"kappa lies in [0, 1], got {config.kappa}")

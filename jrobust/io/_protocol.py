@@ -225,7 +225,7 @@ class _Run:
 
 def _branched(f: Any, s: Any, key: Any, deadline: float) -> tuple[str, Any]:
     """Branch and bound until the deadline."""
-    found = bounds.branch(f, s, seconds=deadline - time.monotonic())
+    found = bounds.branch(f, s, seconds=max(deadline - time.monotonic(), 1e-3))
     verdict = "sat" if found.lower >= 0 else "unsat" if found.upper < 0 else "unknown"
     return verdict, found.witness
 

@@ -26,7 +26,9 @@ ORACLES = {
     "crown_ibp": (jr.bounds.crown_ibp(), "upper"),
     "mix": (jr.mix(jr.attacks.pgd(steps=5), jr.bounds.ibp(), 0.5), "estimate"),
     "mix of losses": (jr.mix(jr.attacks.pgd(steps=5), jr.bounds.ibp(), 0.5, losses=True), "estimate"),
+    "mix of exponents": (jr.mix(jr.attacks.pgd(steps=5), jr.bounds.ibp(), 0.5, losses="product"), "estimate"),
     "small boxes": (jr.shrink(jr.bounds.ibp(), 0.4), "estimate"),
+    "small boxes about an attack": (jr.shrink(jr.bounds.ibp(), 0.4, about=jr.attacks.pgd(steps=5)), "estimate"),
 }
 
 
@@ -89,7 +91,35 @@ def test_eps_may_be_one_an_example(key):
     assert bool(jnp.all(robust[eps > 0] > clean[eps > 0]))
 
 
+def test_between_an_attack_and_a_bound(key):
+    """The ends of every mixture are the attack's loss and the bound's; the product of losses is their geometric mean."""
+    bound, threat = jr.bounds.ibp(), jr.sets.linf(_EPS)
+
+    def value(oracle):
+        return jr.worst_case(LOSS, threat, oracle)(_W, None, _X, _Y, key=key, train=False)[0]
+
+    # a mixture hands its oracles keys of its own, and an attack from the centre needs none
+    attack = jr.attacks.pgd(steps=5, start="center")
+    low, high = value(attack), value(bound)
+    for losses in (False, True, "product"):
+        np.testing.assert_allclose(value(jr.mix(attack, bound, 0.0, losses=losses)), low, rtol=1e-4)
+        np.testing.assert_allclose(value(jr.mix(attack, bound, 1.0, losses=losses)), high, rtol=1e-4)
+    np.testing.assert_allclose(value(jr.mix(attack, bound, 0.25, losses=True)), 0.75 * low + 0.25 * high, rtol=1e-4)
+    np.testing.assert_allclose(value(jr.mix(attack, bound, 0.25, losses="product")), low**0.75 * high**0.25, rtol=1e-4)
+    np.testing.assert_allclose(value(jr.shrink(bound, 1.0, about=attack)), high, rtol=1e-4)
+    np.testing.assert_allclose(value(jr.shrink(bound, 0.0, about=attack)), low, rtol=1e-4)
+    small = value(jr.shrink(bound, 0.4, about=attack))
+    assert bool(jnp.all((low - 1e-5 <= small) & (small <= high + 1e-5)))
+
+
 def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match="losses is False, True or 'product'"):
+        jr.mix(jr.attacks.fgsm(), jr.bounds.ibp(), 0.5, losses="sum")
+    with pytest.raises(ValueError, match="side lower"):
+        jr.shrink(jr.bounds.ibp(), 0.5, about=jr.bounds.ibp())
+    about = jr.shrink(jr.bounds.ibp(), 0.5, about=jr.attacks.fgsm())
+    with pytest.raises(ValueError, match="moves norm balls"):
+        jr.worst_case(LOSS, jr.sets.box(0.0, 1.0), about)(_W, None, _X, _Y, key=jax.random.key(0), train=False)
     plain = lambda params, rest, x, y, *, key, train: (jnp.zeros(x.shape[0]), rest)  # noqa: E731
     with pytest.raises(TypeError, match="plain callable"):
         jr.worst_case(plain, jr.sets.linf(0.1), jr.bounds.ibp())

@@ -73,9 +73,10 @@ def test_hat_takes_its_standard_model_from_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "ibpp"}, "unknown method 'ibpp'; there are natural, pgd, fgsm-rs, .*, ibp, crown-ibp"),
+        ({"method": "ibpp"}, "unknown method 'ibpp'; there are natural, pgd, fgsm-rs, .*, exp-ibp"),
         ({"method": "hat"}, "hat needs --standard DIR"),
         ({"method": "hat", "standard": "nowhere"}, "nowhere is no run directory"),
+        ({"weight": 1.5}, "weight lies in"),
         ({"replays": 0}, "replays is >= 1"),
         ({"eps": -0.1}, "eps is >= 0"),
         ({"eps": float("nan")}, "eps is >= 0 and finite, got nan"),
