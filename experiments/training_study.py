@@ -1,0 +1,166 @@
+"""Every training method at one budget, judged by AutoAttack and by bounds: the table of experiments/README.md.
+
+Command:  python -m experiments.training_study [--dataset digits] [--seeds 3] [--only METHOD ...]; --table alone prints the table.
+Budget:   stated before any run: as many gradient passes over the training data as PGD-AT takes for ``--epochs`` epochs (K + 1 an epoch
+          with K attack steps), whatever the method; one run a seed, its last state, nothing tuned on what is reported. All have the
+          same net, Adam (rate 1e-3, a fifth after 70 %, again after 85 %), batches of 128, and no augmentation.
+Judged:   the whole test split: clean, PGD-20 (cross-entropy), AutoAttack (standard), and for certified methods CROWN-IBP; no method by
+          the attack it trained with alone.
+Hardware: 2 CPU cores; about half an hour for three seeds of all methods on digits.
+"""
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import tyro
+
+import jrobust as jr
+from jrobust import data, training
+from jrobust.cli._methods import CERTIFIED, METHODS
+from jrobust.cli._train import Train
+
+RECORDS = Path(__file__).parent / "records"
+ATTACK_STEPS, REPLAYS = 10, 8
+# forward and backward passes of one epoch, as the papers count them
+PASSES = {
+    "natural": 1,
+    "pgd": ATTACK_STEPS + 1,
+    "fgsm-rs": 2,
+    "n-fgsm": 2,
+    "free": REPLAYS,
+    "gradalign": 4,
+    "trades": ATTACK_STEPS + 2,
+    "mart": ATTACK_STEPS + 2,
+    "pgd-awp": ATTACK_STEPS + 2,
+    "trades-awp": ATTACK_STEPS + 4,
+    "hat": ATTACK_STEPS + 3,
+    "gkl": ATTACK_STEPS + 2,
+    "score": ATTACK_STEPS + 2,
+    "ibp": 3,
+    "crown-ibp": 8,
+    "sabr": ATTACK_STEPS + 3,
+    "mtl-ibp": ATTACK_STEPS + 4,
+    "cc-ibp": ATTACK_STEPS + 4,
+    "exp-ibp": ATTACK_STEPS + 4,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to run.
+
+    Attributes:
+      dataset, model, eps: the setting.
+      epochs: of PGD-AT; what it costs is everyone's budget.
+      seeds: runs a method.
+      only: these methods alone.
+      data_dir: prepared tfds data sets.
+      table: print the table of the records that are there, and run nothing.
+    """
+
+    dataset: str = "digits"
+    model: str = "cnn-small"
+    eps: float = 0.1
+    epochs: int = 20
+    seeds: int = 3
+    only: tuple[str, ...] = ()
+    data_dir: str | None = None
+    table: bool = False
+
+
+def epochs_of(method: str, epochs: int) -> int:
+    """Epochs that cost what ``epochs`` of PGD-AT do."""
+    return round(epochs * PASSES["pgd"] / PASSES[method])
+
+
+def judged(config: Config, method: str, run: Path) -> dict[str, float]:
+    """Clean, attacked and certified accuracy on the whole test split."""
+    test = data.load(config.dataset, split="test", data_dir=config.data_dir)
+    oracles = {"pgd20": jr.attacks.pgd(steps=20), "autoattack": jr.attacks.autoattack()}
+    if method in CERTIFIED:
+        oracles["crown_ibp"] = jr.bounds.crown_ibp()
+    report = jr.evaluate(
+        training.load(run),
+        test.test_x,
+        test.test_y,
+        threat=jr.sets.linf(config.eps, clip=(0, 1)),
+        oracles=oracles,
+        key=jax.random.key(1),
+        batch_size=256,
+    )
+    return {name: float(report[name].holds.mean()) for name in ("clean", *oracles)}
+
+
+def one(config: Config, method: str, seed: int, folder: Path) -> dict[str, object]:
+    """Train and judge one method with one seed."""
+    out = folder / f"{method}-{seed}"
+    options = {"standard": str(folder / f"natural-{seed}")} if method == "hat" else {}
+    train = Train(
+        dataset=config.dataset,
+        model=config.model,
+        method=method,
+        eps=config.eps,
+        epochs=epochs_of(method, config.epochs),
+        seed=seed,
+        out=str(out),
+        data_dir=config.data_dir,
+        attack_steps=ATTACK_STEPS,
+        replays=REPLAYS,
+        quiet=True,
+        **options,
+    )
+    begin = time.monotonic()
+    train.run()
+    seconds = time.monotonic() - begin
+    setting = {"dataset": config.dataset, "model": config.model, "eps": config.eps, "method": method, "seed": seed}
+    budget = {"epochs": train.epochs, "passes_an_epoch": PASSES[method], "seconds_with_compilation": round(seconds, 1)}
+    return setting | budget | judged(config, method, out)
+
+
+def table(records: list[dict[str, object]]) -> str:
+    """Mean and spread over the seeds, in per cent."""
+    lines = [
+        "| method | passes an epoch | epochs | clean | PGD-20 | AutoAttack | CROWN-IBP | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in dict.fromkeys(r["method"] for r in records):
+        runs = [r for r in records if r["method"] == method]
+
+        def cell(name: str, runs: list[dict[str, object]] = runs) -> str:
+            values = [100 * float(r[name]) for r in runs if name in r]  # pyright: ignore[reportArgumentType]
+            if not values:
+                return ""
+            return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+
+        numbers = " | ".join(cell(name) for name in ("clean", "pgd20", "autoattack", "crown_ibp"))
+        lines.append(f"| {method} | {runs[0]['passes_an_epoch']} | {runs[0]['epochs']} | {numbers} | {len(runs)} |")
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    """Train, judge, record, and print the table."""
+    path = RECORDS / f"training_{config.dataset}.jsonl"
+    if not config.table:
+        methods = config.only or tuple(METHODS)
+        kept = [] if not path.exists() else [json.loads(line) for line in path.read_text().splitlines()]
+        kept = [r for r in kept if r["method"] not in methods]
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in range(config.seeds):
+                for method in methods:
+                    kept.append(
+                        one(config, method, seed, Path(folder)) | {"version": jr.__version__, "jax": jax.__version__}
+                    )
+                    print(json.dumps(kept[-1]), flush=True)
+                    order = {name: i for i, name in enumerate(METHODS)}
+                    lines = sorted(kept, key=lambda r: (order[r["method"]], r["seed"]))
+                    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(table([json.loads(line) for line in path.read_text().splitlines()]))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,60 @@
+"""The training study: its table is that of its records, each method has its runs, and what is no better than no defence is named."""
+
+import json
+import re
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from experiments import training_study as study
+from jrobust.cli._methods import METHODS
+
+README = Path(study.__file__).parent / "README.md"
+RECORDS = [json.loads(line) for line in (study.RECORDS / "training_digits.jsonl").read_text().splitlines()]
+
+
+def test_the_table_is_made_of_the_records():
+    assert study.table(RECORDS) in README.read_text()
+
+
+def test_every_method_has_three_runs_at_its_budget():
+    assert set(study.PASSES) == set(METHODS)
+    default = study.Config()
+    for method in METHODS:
+        runs = [r for r in RECORDS if r["method"] == method]
+        assert sorted(r["seed"] for r in runs) == [0, 1, 2]
+        assert {r["epochs"] for r in runs} == {study.epochs_of(method, default.epochs)}
+        assert {r["passes_an_epoch"] for r in runs} == {study.PASSES[method]}
+
+
+def robust(method):
+    return mean(r["autoattack"] for r in RECORDS if r["method"] == method)
+
+
+UNDERTRAINED = ("sabr", "mtl-ibp", "cc-ibp", "exp-ibp")  # in the budget; experiments/README.md says so
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("natural", *UNDERTRAINED)])
+def test_the_other_methods_beat_no_defence(method):
+    assert robust(method) > robust("natural") + 0.1
+
+
+def test_attacks_are_ordered():
+    for r in RECORDS:
+        assert r["autoattack"] <= r["pgd20"] + 1e-9 <= r["clean"] + 2e-9
+        assert r.get("crown_ibp", 0.0) <= r["autoattack"]
+
+
+def test_the_docs_name_every_method():
+    text = (README.parents[1] / "docs/training.md").read_text()
+    names = {
+        "pgd": "PGD",
+        "pgd-awp": "AWP",
+        "trades-awp": "AWP",
+        "natural": "Natural",
+        "ibp": "IBP",
+        "crown-ibp": "CROWN-IBP",
+    }
+    for method in METHODS:
+        assert re.search(names.get(method, method), text, re.IGNORECASE), method
