@@ -35,4 +35,4 @@ def test_pair_is_in_step(source):
 
 
 def test_the_notebooks_are_there():
-    assert [p.stem for p in SOURCES][:3] == ["01_worst_case", "02_attacks", "03_bounds"]
+    assert [p.stem for p in SOURCES][:4] == ["01_worst_case", "02_attacks", "03_bounds", "04_training"]
