@@ -162,8 +162,10 @@ def rounded(eqn: Equation, values: Sequence[Any]) -> list[Interval]:
     if eqn.name in _BASIC:
         even = eqn.name == "square" or (eqn.name == "mul" and eqn.inputs[0] == eqn.inputs[1])
         return [basic(o, () if even else values) for o in intervals(eqn, values)]
-    if eqn.name == "integer_pow" and eqn.params["y"] < 0:  # powers underflow before they are turned over
-        (power,) = rounded(dataclasses.replace(eqn, params={**eqn.params, "y": -eqn.params["y"]}), values)
+    if eqn.name == "integer_pow" and eqn.params["y"] < 0:  # products, which may underflow before they are turned over
+        y = -eqn.params["y"]
+        (power,) = intervals(dataclasses.replace(eqn, params={**eqn.params, "y": y}), values)
+        power = outward(power, 2 * y + _FEW)
         free = (power.lo > 0) | (power.hi < 0)
         lo, hi = (
             jnp.where(free, 1.0 / jnp.where(free, end, 1.0), far)
