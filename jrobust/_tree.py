@@ -48,6 +48,14 @@ def vdot(a: PyTree, b: PyTree) -> Array:
     return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))  # pyright: ignore
 
 
+def normal_like(key: Any, tree: PyTree, scale: float = 1.0) -> PyTree:
+    """Independent normal numbers of the shapes and dtypes of ``tree``, times ``scale``."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    noise = [scale * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
+    return structure.unflatten(noise)
+
+
 def unravel(flat: Array, like: Any) -> list[Array]:
     """The last axis of ``flat`` cut into arrays of the shapes and dtypes of ``like``, one after the other."""
     cuts = [sum(v.size for v in like[: i + 1]) for i in range(len(like) - 1)]

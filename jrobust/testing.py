@@ -13,17 +13,11 @@ import numpy as np
 
 from jrobust._objective import Objective
 from jrobust._oracle import Oracle
-from jrobust._tree import bind, vdot
+from jrobust._tree import bind, normal_like, vdot
 from jrobust.objectives import classification
 from jrobust.sets import Set, Threat
 
 __all__ = ["Linear", "check_domain", "check_oracle", "check_set", "linear_problem"]
-
-
-def _like(key: Any, point: Any, scale: float = 1.0) -> Any:
-    leaves, tree = jax.tree.flatten(point)
-    keys = jax.random.split(key, len(leaves))
-    return tree.unflatten([scale * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)])
 
 
 def _size(point: Any) -> float:
@@ -55,8 +49,8 @@ def check_set(threat: Threat, x: Any, *, key: Any, samples: int = 256, tol: floa
     k_sample, k_c, k_v = (jax.random.split(k, samples) for k in jax.random.split(key, 3))
 
     def facts(s: Set, k_sample: Any, k_c: Any, k_v: Any) -> dict[str, Any]:
-        w, c = s.sample(k_sample), _like(k_c, s.center)
-        v = jax.tree.map(jnp.add, s.center, _like(k_v, s.center, 2.0))
+        w, c = s.sample(k_sample), normal_like(k_c, s.center)
+        v = jax.tree.map(jnp.add, s.center, normal_like(k_v, s.center, 2.0))
         best, nearest = s.argsup(c), s.project(v)
         residual = jax.tree.map(jnp.subtract, v, nearest)
 
@@ -208,7 +202,7 @@ def check_domain(
         k_s, k_v = jax.random.split(key)
         points = {
             "sample": jax.vmap(s.sample)(jax.random.split(k_s, samples)),
-            "vertex": jax.vmap(lambda k: s.argsup(_like(k, s.center)))(jax.random.split(k_v, samples)),
+            "vertex": jax.vmap(lambda k: s.argsup(normal_like(k, s.center)))(jax.random.split(k_v, samples)),
             "centre": jax.tree.map(lambda a: a[None], s.center),
         }
         return output_bounds(fn, s, method=method), {kind: jax.vmap(fn)(zs) for kind, zs in points.items()}

@@ -11,7 +11,7 @@ from jrobust._checks import check_transformation
 from jrobust._iterate import Algorithm, iterate
 from jrobust._objective import Objective, is_anchored
 from jrobust._oracle import Bound, Oracle
-from jrobust._tree import bind, stop_gradient
+from jrobust._tree import bind, normal_like, stop_gradient
 from jrobust.attacks._rules import steepest
 from jrobust.attacks._state import Surrogate, broken, climb, keep, nothing, with_last
 from jrobust.typing import Array, Float, Point
@@ -173,11 +173,7 @@ def fgsm(*, surrogate: Surrogate | None = None) -> Oracle:
 
 
 def _kicked(alpha: Any, key: Any, s: Any) -> Point:
-    noise = jax.tree.map(
-        lambda a, k: jax.random.normal(k, a.shape, a.dtype),
-        s.center,
-        jax.tree.unflatten(jax.tree.structure(s.center), jax.random.split(key, len(jax.tree.leaves(s.center)))),
-    )
+    noise = normal_like(key, s.center)
     return jax.tree.map(lambda a, d: a + alpha * d, s.center, s.steepest(noise, relative=True))
 
 

@@ -42,9 +42,14 @@ class Setting(NamedTuple):
         """The perturbations of images in [0, 1]."""
         return jr.sets.linf(self.eps, clip=(0, 1))
 
+    @property
+    def attack(self) -> jr.Oracle:
+        """PGD, the last iterate."""
+        return jr.attacks.pgd(steps=self.steps, keep="last")
+
 
 def _pgd(s: Setting) -> Any:
-    return jr.worst_case(s.loss, s.threat, jr.attacks.pgd(steps=s.steps, keep="last"))
+    return jr.worst_case(s.loss, s.threat, s.attack)
 
 
 def _pair(method: Callable[..., Any]) -> Callable[[Setting], Any]:
@@ -64,8 +69,7 @@ def _between(join: Callable[..., jr.Oracle], weight: float) -> Callable[[Setting
     """By an oracle between an attack and IBP; the number that joins them is 1 for IBP itself."""
 
     def made(s: Setting) -> Any:
-        attack = jr.attacks.pgd(steps=s.steps, keep="last")
-        oracle = join(attack, jr.bounds.ibp(), weight if s.weight is None else s.weight)
+        oracle = join(s.attack, jr.bounds.ibp(), weight if s.weight is None else s.weight)
         return training.certified(s.loss, s.threat, oracle, eps=s.ramp)
 
     return made

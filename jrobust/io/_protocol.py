@@ -1,5 +1,6 @@
 """The verification competition's question, network and specification in and a verdict out, by attacks, then bounds, then search."""
 
+import functools
 import itertools
 import os
 import time
@@ -155,18 +156,18 @@ class _Run:
     def late(self) -> bool:
         return time.monotonic() >= self.deadline
 
-    def chunks(self, size: int) -> Iterator[tuple[list[int], list[Case]]]:
-        """The open cases in pieces of one length (the last is filled up), while there is time and no counterexample."""
+    def chunks(self, size: int, cases: list[Case]) -> Iterator[tuple[list[int], list[Case]]]:
+        """The open ones among ``cases`` in pieces of one length (the last is filled up), while there is time and no counterexample."""
         todo = list(self.open)
         size = min(size, 1 << (len(todo) - 1).bit_length()) if todo else 1
         for i in range(0, len(todo), size):
             if self.late() or self.found:
                 return
             some = todo[i : i + size]
-            yield some, [self.cases[j] for j in some + some[-1:] * (size - len(some))]
+            yield some, [cases[j] for j in some + some[-1:] * (size - len(some))]
 
     def attack(self, oracle: Any, key: Any, restarts: int) -> None:
-        for some, cases in self.chunks(max(1, _RUNS // restarts)):
+        for some, cases in self.chunks(max(1, _RUNS // restarts), self.cases):
             problems = _stages.pack(cases, self.cases, self.shape, inside=True)
             keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.resize(np.array(some), len(cases)))
             run = _stages.compiled(_stages.attacked)
@@ -176,8 +177,8 @@ class _Run:
                     self.believe(i, point)
 
     def bound(self, oracle: Any) -> None:
-        for some, cases in self.chunks(_CASES):
-            problems = _stages.pack(list(map(self.provable, cases)), self.cases, self.shape, inside=False)
+        for some, cases in self.chunks(_CASES, self.provable):
+            problems = _stages.pack(cases, self.cases, self.shape, inside=False)
             run = _stages.compiled(_stages.proven)
             holds = np.asarray(run(oracle, self.net.leaves, problems, apply=self.net.apply))
             self.close(i for i, proof in zip(some, holds, strict=False) if proof)
@@ -189,24 +190,30 @@ class _Run:
                 return
             case = self.cases[i]
             s = case.threat_set(self.shape)
-            verdict, witness = search(self.provable(case).objective(fn), s, jax.random.fold_in(key, i), self.deadline)
+            verdict, witness = search(self.provable[i].objective(fn), s, jax.random.fold_in(key, i), self.deadline)
             if verdict == "unsat":
                 self.close([i])
             elif verdict == "sat" and witness is not None:
                 self.believe(i, witness)
 
-    def provable(self, case: Case) -> Case:
-        """The case in float32 coefficients, widened by what their rounding can move an output's row by."""
-        if all(np.array_equal(A, A.astype(np.float32)) for A, _ in case.disjuncts):
-            return case
+    @functools.cached_property
+    def provable(self) -> list[Case]:
+        """The cases in float32 coefficients, widened by what their rounding can move an output's row by."""
         fn = bind(_stages.outputs, self.net.leaves, apply=self.net.apply)
-        lo, hi = jax.jit(lambda s: bounds.output_bounds(fn, s, method=bounds.crown_ibp()))(case.threat_set(self.shape))
-        size = 1.01 * np.maximum(np.abs(lo), np.abs(hi)).astype(np.float64).ravel()
-        near = [A.astype(np.float32).astype(np.float64) for A, _ in case.disjuncts]
-        pairs = zip(near, case.disjuncts, strict=True)
-        return case._replace(
-            disjuncts=[(a, b + np.where(a == A, 0.0, np.abs(a - A) * size).sum(1)) for a, (A, b) in pairs]
-        )
+        ends = jax.jit(lambda s: bounds.output_bounds(fn, s, method=bounds.crown_ibp()))
+
+        def widened(case: Case) -> Case:
+            near = [A.astype(np.float32).astype(np.float64) for A, _ in case.disjuncts]
+            if all(np.array_equal(a, A) for a, (A, _) in zip(near, case.disjuncts, strict=True)):
+                return case
+            lo, hi = ends(case.threat_set(self.shape))
+            size = 1.01 * np.maximum(np.abs(lo), np.abs(hi)).astype(np.float64).ravel()
+            pairs = zip(near, case.disjuncts, strict=True)
+            return case._replace(
+                disjuncts=[(a, b + np.where(a == A, 0.0, np.abs(a - A) * size).sum(1)) for a, (A, b) in pairs]
+            )
+
+        return list(map(widened, self.cases))
 
     def close(self, proven: Any) -> None:
         gone = set(proven) - self.doubted

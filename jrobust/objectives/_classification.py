@@ -140,6 +140,12 @@ def logit_difference(f: Objective, logits: Float[Array, " K"]) -> Float[Array, "
     return jnp.max(margins(logits, y)) if f.target is None else logits[f.target] - logits[y]
 
 
+def divergence(clean: Float[Array, "*b K"], logits: Float[Array, "*b K"]) -> Float[Array, "*b"]:
+    """``KL(p(clean) || p(logits))`` along the last axis."""
+    reference = jax.nn.log_softmax(clean)
+    return jnp.sum(jnp.exp(reference) * (reference - jax.nn.log_softmax(logits)), axis=-1)
+
+
 @anchored
 def kl(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
     """``KL(p(x) || p(z))`` from the probabilities at the clean example, the inner loss of TRADES; labels do not matter.
@@ -159,5 +165,4 @@ def kl(f: Objective, logits: Float[Array, " K"]) -> Float[Array, ""]:
             "kl compares with the outputs at the clean example, which this attack does not take; pgd, rfgsm, apgd, square, nes, spsa, "
             "bandits, simba, sparse_rs and one_pixel do"
         )
-    clean = jax.nn.log_softmax(f.reference)
-    return jnp.sum(jnp.exp(clean) * (clean - jax.nn.log_softmax(logits)))
+    return divergence(f.reference, logits)

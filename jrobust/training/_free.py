@@ -1,5 +1,6 @@
 """Free adversarial training: each backward pass improves the parameters and the perturbation at once."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from jrobust import _loops
-from jrobust._checks import check_count, check_transformation
-from jrobust._tree import vdot
+from jrobust._checks import check_count
 from jrobust.sets import Threat, eps_axes
-from jrobust.training._step import TrainState, updated
+from jrobust.training._step import TrainState, check_update, updated
 
 
 def free(
@@ -51,7 +51,7 @@ def free(
     >>> int(state.step), bool(jnp.all(jnp.abs(state.memory) < 0.1001))
     (1, True)
     """
-    check_transformation(tx, "tx")
+    check_update(tx, decay)
     check_count(replays, "replays", "free")
 
     def step(state: TrainState, batch: tuple[Any, Any], *, key: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -74,13 +74,11 @@ def free(
             z = inside(threat, x, now.memory)
             (value, rest), (grads, slope) = jax.value_and_grad(mean_loss, argnums=(0, 1), has_aux=True)(now.params, z)
             further = inside(threat, x, less(jax.tree.map(jnp.add, z, ascend(threat, x, slope))))
-            line = {"loss": value, "grad_norm": jnp.sqrt(vdot(grads, grads))}
-            return updated(tx, now, grads, rest, less(further), decay), line
+            return updated(tx, now, value, grads, rest, less(further), decay)
 
         first = state.step
         metrics = {} if measure is None else measure(state.params, state.rest, x, y)
         state, lines = _loops.scan(replay, state, jnp.arange(replays), length=replays)
-        state = TrainState(state.params, state.rest, state.opt_state, first + 1, state.ema, state.memory)
-        return state, jax.tree.map(jnp.mean, lines) | metrics
+        return dataclasses.replace(state, step=first + 1), jax.tree.map(jnp.mean, lines) | metrics
 
     return step

@@ -11,7 +11,7 @@ from jrobust._oracle import Oracle
 from jrobust._transforms import Crafting, crafting_by
 from jrobust.objectives import kl
 from jrobust.sets import Threat
-from jrobust.training._paired import inner, near
+from jrobust.training._paired import both, inner, near
 from jrobust.training._step import Remembering
 from jrobust.typing import Array, Float
 
@@ -91,8 +91,7 @@ def gkl(
 
     def remembering(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool, memory: ClassPrior) -> Any:
         z = craft(params, rest, x, y, key=key)
-        clean, rest = loss.outputs(params, rest, x, train=train)
-        adversarial, rest = loss.outputs(params, rest, z, train=train)
+        clean, adversarial, rest = both(loss, params, rest, x, z, y, train=train)
         weights = memory.prior[y] ** gamma
         soft = -jnp.sum(jax.lax.stop_gradient(jax.nn.softmax(clean)) * jax.nn.log_softmax(adversarial), -1)
         share = y.shape[0] / jnp.sum(jnp.sum(weights, -1) ** 2)

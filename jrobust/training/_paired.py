@@ -11,11 +11,21 @@ from jrobust._checks import check_classes
 from jrobust._objective import Loss, Objective, anchored
 from jrobust._oracle import Oracle
 from jrobust._transforms import AtWitnesses, Crafting, crafting_by
+from jrobust._tree import normal_like
 from jrobust.attacks import pgd
 from jrobust.attacks._rules import steepest
 from jrobust.objectives import kl
+from jrobust.objectives._classification import divergence
 from jrobust.sets import Threat
 from jrobust.typing import Array, Float, Int
+
+
+def both(loss: Loss, params: Any, rest: Any, x: Any, z: Any, y: Any, *, train: bool) -> tuple[Array, Array, Any]:
+    """The logits of a clean batch and of an adversarial one, in this order, and ``rest'`` after both."""
+    clean, rest = loss.outputs(params, rest, x, train=train)
+    check_classes(y, clean.shape[-1], "label", index=False)
+    adversarial, rest = loss.outputs(params, rest, z, train=train)
+    return clean, adversarial, rest
 
 
 def paired(
@@ -50,9 +60,7 @@ def paired(
 
     def at(params: Any, rest: Any, x: Any, z: Any, y: Any, *, key: Any, train: bool) -> Any:
         del key
-        clean, rest = loss.outputs(params, rest, x, train=train)
-        check_classes(y, clean.shape[-1], "label", index=False)
-        adversarial, rest = loss.outputs(params, rest, z, train=train)
+        clean, adversarial, rest = both(loss, params, rest, x, z, y, train=train)
         return outer(clean, adversarial, y), rest
 
     return AtWitnesses(craft, at)
@@ -60,11 +68,7 @@ def paired(
 
 def near(key: Any, s: Any) -> Any:
     """The clean example and noise of deviation 1e-3: at the example itself the gradient of a divergence from it is 0."""
-    leaves, tree = jax.tree.flatten(s.center)
-    keys = jax.random.split(key, len(leaves))
-    return tree.unflatten(
-        [a + 1e-3 * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=True)]
-    )
+    return jax.tree.map(jnp.add, s.center, normal_like(key, s.center, 1e-3))
 
 
 def inner(attack: Oracle | int, start: Any, surrogate: Any = None, *, share: Any = None) -> Oracle:
@@ -73,12 +77,6 @@ def inner(attack: Oracle | int, start: Any, surrogate: Any = None, *, share: Any
         return attack
     rule = None if share is None else steepest(relative=True)
     return pgd(steps=attack, step=share, rule=rule, start=start, surrogate=surrogate, keep="last")
-
-
-def divergence(clean: Float[Array, "B K"], adversarial: Float[Array, "B K"]) -> Float[Array, " B"]:
-    """``KL(p(x) || p(x'))``."""
-    reference = jax.nn.log_softmax(clean)
-    return jnp.sum(jnp.exp(reference) * (reference - jax.nn.log_softmax(adversarial)), axis=-1)
 
 
 def trades(

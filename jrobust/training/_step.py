@@ -145,11 +145,9 @@ def make_step(
     >>> int(state.step), bool(second["loss"] < first["loss"])
     (2, True)
     """
-    check_transformation(tx, "tx")
+    check_update(tx, decay)
     if mode not in ("train", "inference"):
         raise ValueError(f"mode is 'train' or 'inference', not {mode!r}")
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay lies in [0, 1), not {decay!r}")
 
     def step(state: TrainState, batch: tuple[Any, Any], *, key: Any) -> tuple[TrainState, dict[str, Array]]:
         x, y = batch
@@ -166,23 +164,33 @@ def make_step(
             return jnp.mean(losses), tuple(rest)
 
         (value, (rest, memory)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        metrics = {"loss": value, "grad_norm": jnp.sqrt(vdot(grads, grads))}
+        after, metrics = updated(tx, state, value, grads, rest, memory, decay)
         if measure is not None:
             metrics |= measure(state.params, state.rest, x, y)
-        return updated(tx, state, grads, rest, memory, decay), metrics
+        return after, metrics
 
     return step
 
 
-def updated(tx: Any, state: TrainState, grads: PyTree, rest: PyTree, memory: PyTree, decay: Any) -> TrainState:
-    """The state after one update of the optimiser, and of the average where one is kept."""
+def check_update(tx: Any, decay: Any) -> None:
+    """Raise unless a step can be made of these."""
+    check_transformation(tx, "tx")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay lies in [0, 1), not {decay!r}")
+
+
+def updated(
+    tx: Any, state: TrainState, value: Any, grads: PyTree, rest: PyTree, memory: PyTree, decay: Any
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after one update of the optimiser, and of the average where one is kept; the metrics of every step."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params: PyTree = optax.apply_updates(state.params, updates)
     ema = None
     if state.ema is not None:
         d = ema_decay(decay, state.step)
         ema = jax.tree.map(lambda a, p: (d * a + (1 - d) * p).astype(a.dtype), state.ema, params)
-    return TrainState(params, rest, opt_state, state.step + 1, ema, memory)
+    metrics = {"loss": value, "grad_norm": jnp.sqrt(vdot(grads, grads))}
+    return TrainState(params, rest, opt_state, state.step + 1, ema, memory), metrics
 
 
 def accuracy(apply: Callable[..., Any]) -> Callable[..., dict[str, Array]]:

@@ -9,9 +9,9 @@ from flax.nnx import Rngs
 
 import jrobust as jr
 from jrobust import training
+from jrobust.objectives._classification import divergence
 from jrobust.training._awp import perturbation
 from jrobust.training._gkl import weighted_squares
-from jrobust.training._paired import divergence
 from tests.training.nets import Net, blobs, dense, dense_params
 
 EPS = 0.1
