@@ -71,7 +71,8 @@ def fit(
     ``order, stream = split(key)``: the state's step alone says where in the data the training stands.
 
     Args:
-      step: from `make_step`.
+      step: from `make_step`, or any ``step(state, (x[B, ...], y[B], index[B]), *, key) -> (state, metrics)``; ``index`` says where
+        each example lies in ``x``.
       state: from `init`; it is not consumed. Training goes on from ``state.step``.
       x: examples [N, ...], floats inside ``box``, or uint8 images in 0..255 (which stay uint8 on the device).
       y: integer labels [N] in [0, K).
@@ -146,7 +147,7 @@ def fit(
             for_augment, for_step = jax.random.split(jax.random.fold_in(stream, state.step))
             batch = unit(x[index])
             batch = batch if augment is None else augment(for_augment, batch)
-            return step(state, (batch, y[index]), key=for_step)
+            return step(state, (batch, y[index], index), key=for_step)
 
         state, metrics = _loops.scan(body, state, None, length=length)
         return state, jax.tree.map(jnp.mean, metrics)
@@ -221,7 +222,7 @@ def _rehearse(step: Any, state: Any, x: Any, y: np.ndarray, key: Any, augment: A
 
     def once(state: Any, x: Any, key: Any) -> Any:
         batch = unit(x)
-        return step(state, (batch if augment is None else augment(key, batch), labels), key=key)
+        return step(state, (batch if augment is None else augment(key, batch), labels, jnp.zeros_like(labels)), key=key)
 
     jax.eval_shape(once, state, jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), jnp.result_type(x)), key)
 

@@ -54,8 +54,8 @@ def free(
     check_update(tx, decay)
     check_count(replays, "replays", "free")
 
-    def step(state: TrainState, batch: tuple[Any, Any], *, key: Any) -> tuple[TrainState, dict[str, Any]]:
-        x, y = batch
+    def step(state: TrainState, batch: tuple[Any, ...], *, key: Any) -> tuple[TrainState, dict[str, Any]]:
+        x, y, *_ = batch
         if jax.tree.map(jnp.shape, state.memory) != jax.tree.map(jnp.shape, x):
             raise ValueError(
                 f"free: the state remembers a perturbation of shape {jax.tree.map(jnp.shape, state.memory)}, the batch has "

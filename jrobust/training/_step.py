@@ -74,10 +74,13 @@ class Remembering(NamedTuple):
     Attributes:
       loss: ``loss(params, rest, x, y, *, key, train, memory) -> ([B], rest', memory')``.
       start: its first memory, for `init`.
+      indexed: it remembers single examples: it is called with ``index[B]`` too, where each example lies in the training set, which
+        `fit` knows.
     """
 
     loss: Callable[..., Any]
     start: PyTree
+    indexed: bool = False
 
 
 class Scheduled(NamedTuple):
@@ -128,8 +131,8 @@ def make_step(
         (`accuracy` makes one).
 
     Returns:
-      ``step(state, (x, y), *, key) -> (state, metrics)``, pure: jit it, or give it to `fit`. Metrics are scalars: ``loss``,
-      ``grad_norm`` (before the optimiser clips it) and what ``measure`` returns.
+      ``step(state, (x, y), *, key) -> (state, metrics)``, pure: jit it, or give it to `fit`, which hands over ``(x, y, index)``.
+      Metrics are scalars: ``loss``, ``grad_norm`` (before the optimiser clips it) and what ``measure`` returns.
 
     References:
       Gowal et al. Uncovering the limits of adversarial training. 2020 (the moving average).
@@ -149,14 +152,15 @@ def make_step(
     if mode not in ("train", "inference"):
         raise ValueError(f"mode is 'train' or 'inference', not {mode!r}")
 
-    def step(state: TrainState, batch: tuple[Any, Any], *, key: Any) -> tuple[TrainState, dict[str, Array]]:
-        x, y = batch
+    def step(state: TrainState, batch: tuple[Any, ...], *, key: Any) -> tuple[TrainState, dict[str, Array]]:
+        x, y, *index = batch
         current = loss.build(state.step) if isinstance(loss, Scheduled) else loss
 
         def mean_loss(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
             options = {"key": key, "train": mode == "train"}
             if isinstance(current, Remembering):
-                losses, *rest = current.loss(params, state.rest, x, y, memory=state.memory, **options)
+                where = {"index": _known(index)} if current.indexed else {}
+                losses, *rest = current.loss(params, state.rest, x, y, memory=state.memory, **options, **where)
             else:
                 losses, *rest = *current(params, state.rest, x, y, **options), state.memory
             if losses.shape != y.shape[:1]:
@@ -170,6 +174,12 @@ def make_step(
         return after, metrics
 
     return step
+
+
+def _known(index: list[Any]) -> Any:
+    if not index:
+        raise ValueError("this loss remembers single examples: give the step (x, y, index), or train with fit")
+    return index[0]
 
 
 def check_update(tx: Any, decay: Any) -> None:

@@ -19,7 +19,8 @@ from jrobust.training import _checkpoint
 from tests.training.nets import blobs, dense, dense_params, slow_training
 
 TX = optax.adam(0.01)
-STEP = training.make_step(jr.objectives.cross_entropy(dense), TX)
+LOSS = jr.objectives.cross_entropy(dense)
+STEP = training.make_step(LOSS, TX)
 
 
 def fit(x=None, y=None, *, state=None, **options):
@@ -282,3 +283,21 @@ def test_a_run_directory_is_never_taken_over(tmp_path):
         training.start_run(tmp_path, {"seed": 0})
     with pytest.raises(ValueError, match="is a file"):
         training.start_run(tmp_path / "notes.txt", {"seed": 0})
+
+
+def test_a_loss_may_remember_single_examples():
+    x, y = blobs()
+
+    def counting(params, rest, x, y, *, key, train, memory, index):
+        del key
+        losses, rest = LOSS(params, rest, x, y, train=train)
+        return losses, rest, memory.at[index].add(1)
+
+    robust = training.Remembering(counting, jnp.zeros(len(x), jnp.int32), indexed=True)
+    tx = optax.sgd(0.1)
+    start = training.init(dense_params(), None, tx, memory=robust.start)
+    step = training.make_step(robust, tx)
+    state = training.fit(step, start, x, y, epochs=3, batch_size=8, key=jax.random.key(0), show=False)
+    np.testing.assert_array_equal(state.memory, 3)
+    with pytest.raises(ValueError, match="index"):
+        step(start, (x, y), key=jax.random.key(0))
