@@ -1,12 +1,13 @@
 """Every training method at one budget, judged by AutoAttack and by bounds: the table of experiments/README.md.
 
-Command:  python -m experiments.training_study [--dataset digits] [--seeds 3] [--only METHOD ...]; --table alone prints the table.
+Command:  python -m experiments.training_study [--dataset digits] [--seeds 3] [--only METHOD ...]; --table alone prints the table. Runs that
+          are on record are not run again.
 Budget:   stated before any run: as many gradient passes over the training data as PGD-AT takes for ``--epochs`` epochs (K + 1 an epoch
           with K attack steps), whatever the method; one run a seed, its last state, nothing tuned on what is reported. All have the
           same net, Adam (rate 1e-3, a fifth after 70 %, again after 85 %), batches of 128, and no augmentation.
-Judged:   the whole test split: clean, PGD-20 (cross-entropy), AutoAttack (standard), and for certified methods CROWN-IBP; no method by
-          the attack it trained with alone.
-Hardware: 2 CPU cores; about half an hour for three seeds of all methods on digits.
+Judged:   the whole test split, or its first ``--examples``: clean, PGD-20 (cross-entropy), AutoAttack (standard), and for certified methods
+          CROWN-IBP; no method by the attack it trained with alone.
+Hardware: 2 CPU cores; about half an hour for three seeds of all methods on digits, some hours on MNIST.
 """
 
 import dataclasses
@@ -59,7 +60,9 @@ class Config:
       epochs: of PGD-AT; what it costs is everyone's budget.
       seeds: runs a method.
       only: these methods alone.
+      examples: of the test split that are judged, None for all.
       data_dir: prepared tfds data sets.
+      folder: where the trained models go; by default they are thrown away.
       table: print the table of the records that are there, and run nothing.
     """
 
@@ -69,7 +72,9 @@ class Config:
     epochs: int = 20
     seeds: int = 3
     only: tuple[str, ...] = ()
+    examples: int | None = None
     data_dir: str | None = None
+    folder: str | None = None
     table: bool = False
 
 
@@ -86,14 +91,17 @@ def judged(config: Config, method: str, run: Path) -> dict[str, float]:
         oracles["crown_ibp"] = jr.bounds.crown_ibp()
     report = jr.evaluate(
         training.load(run),
-        test.test_x,
-        test.test_y,
+        test.test_x[: config.examples],
+        test.test_y[: config.examples],
         threat=jr.sets.linf(config.eps, clip=(0, 1)),
         oracles=oracles,
         key=jax.random.key(1),
         batch_size=256,
     )
-    return {name: float(report[name].holds.mean()) for name in ("clean", *oracles)}
+    return {
+        "test_n": len(report["clean"].holds),
+        **{name: float(report[name].holds.mean()) for name in ("clean", *oracles)},
+    }
 
 
 def one(config: Config, method: str, seed: int, folder: Path) -> dict[str, object]:
@@ -112,6 +120,7 @@ def one(config: Config, method: str, seed: int, folder: Path) -> dict[str, objec
         attack_steps=ATTACK_STEPS,
         replays=REPLAYS,
         quiet=True,
+        resume=(out / "config.json").exists(),
         **options,
     )
     begin = time.monotonic()
@@ -142,24 +151,36 @@ def table(records: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def identity(r: dict[str, object]) -> tuple[object, ...]:
+    """What tells one run from another."""
+    return tuple(r[name] for name in ("dataset", "model", "eps", "method", "seed"))
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    """The records that are there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def main(config: Config) -> None:
-    """Train, judge, record, and print the table."""
+    """Train, judge, record, and print the tables."""
     path = RECORDS / f"training_{config.dataset}.jsonl"
+    records = read(path)
     if not config.table:
-        methods = config.only or tuple(METHODS)
-        kept = [] if not path.exists() else [json.loads(line) for line in path.read_text().splitlines()]
-        kept = [r for r in kept if r["method"] not in methods]
-        with tempfile.TemporaryDirectory() as folder:
+        there, place = set(map(identity, records)), {name: i for i, name in enumerate(METHODS)}
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(config.folder or temporary)
             for seed in range(config.seeds):
-                for method in methods:
-                    kept.append(
-                        one(config, method, seed, Path(folder)) | {"version": jr.__version__, "jax": jax.__version__}
+                for method in config.only or METHODS:
+                    if (config.dataset, config.model, config.eps, method, seed) in there:
+                        continue
+                    records.append(
+                        one(config, method, seed, folder) | {"version": jr.__version__, "jax": jax.__version__}
                     )
-                    print(json.dumps(kept[-1]), flush=True)
-                    order = {name: i for i, name in enumerate(METHODS)}
-                    lines = sorted(kept, key=lambda r: (order[r["method"]], r["seed"]))
-                    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    print(table([json.loads(line) for line in path.read_text().splitlines()]))
+                    print(json.dumps(records[-1]), flush=True)
+                    records.sort(key=lambda r: (r["eps"], place[r["method"]], r["seed"]))  # pyright: ignore
+                    path.write_text("".join(json.dumps(line) + "\n" for line in records))
+    for eps in dict.fromkeys(r["eps"] for r in records):
+        print(f"\n{config.dataset}, eps {eps}\n\n{table([r for r in records if r['eps'] == eps])}")
 
 
 if __name__ == "__main__":
