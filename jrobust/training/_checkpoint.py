@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,59 @@ def latest(directory: Path) -> int | None:
     return max((int(entry.name) for entry in directory.iterdir() if entry.name.isdigit()), default=None)
 
 
-def save(directory: Path, tree: PyTree, *, step: int, meta: Mapping[str, Any]) -> None:
-    """Write ``tree`` and ``meta`` (JSON) as the checkpoint of ``step``; then older ones are deleted."""
+class Writer:
+    """Writes checkpoints in a thread, one after another: `save` returns when the arrays are on the host."""
+
+    def __init__(self) -> None:
+        self.pool, self.writing = ThreadPoolExecutor(1, "checkpoint"), None
+
+    def save(self, directory: Path, tree: PyTree, *, step: int, meta: Mapping[str, Any]) -> None:
+        """Write ``tree`` and ``meta`` (JSON) as the checkpoint of ``step``; then older ones are deleted.
+
+        What went wrong with the one before is raised here, or by `close`.
+        """
+        arrays = {name: _on_host(leaf) for name, leaf in names(tree).items()}
+        self.wait()
+        self.writing = self.pool.submit(_write, directory, arrays, step, dict(meta))
+
+    def wait(self) -> None:
+        """Until all is written."""
+        if self.writing is not None:
+            self.writing.result()
+
+    def close(self) -> None:
+        """The same, and no more after that."""
+        self.pool.shutdown()
+        self.wait()
+
+
+def _orbax() -> Any:
+    """Orbax for this process by itself: by default it waits for all processes of a mesh, of which one alone writes here."""
     import orbax.checkpoint as ocp
 
-    arrays = {name: np.asarray(leaf) for name, leaf in names(tree).items()}
+    here = jax.process_index()
+    how = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        how = ocp.options.MultiprocessingOptions(here, {here}, f"jrobust{here}")
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=how), multiprocessing_options=how)
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    """A copy that donation of the array cannot touch; of an array over several processes, which each holds whole, this one's."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = leaf.addressable_data(0)
+    return np.array(leaf)
+
+
+def _write(directory: Path, arrays: dict[str, np.ndarray], step: int, meta: dict[str, Any]) -> None:
+    import orbax.checkpoint as ocp
+
     directory.mkdir(parents=True, exist_ok=True)
     for entry in directory.iterdir():  # what a killed writer left
         if not entry.name.isdigit():
             shutil.rmtree(entry)
     unfinished = directory / f"{step}.unfinished"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _orbax() as checkpointer:
         checkpointer.save((unfinished / "arrays").resolve(), args=ocp.args.PyTreeSave(arrays))
     described = {name: _describe(array) for name, array in arrays.items()}
     text = json.dumps({"step": step, "digest": _digest(unfinished / "arrays"), "arrays": described, **meta}, indent=1)
@@ -125,7 +168,7 @@ def restore(directory: Path, template: PyTree, *, prefix: str | tuple[str, ...] 
             raise ValueError("its files have changed since they were written")
         item = {name: jax.ShapeDtypeStruct(tuple(s), jnp.dtype(d)) for name, (s, d) in meta["arrays"].items()}
         as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item}
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _orbax() as checkpointer:
             args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy)
             arrays = checkpointer.restore((path / "arrays").resolve(), args=args)
     except Exception as error:

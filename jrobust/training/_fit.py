@@ -1,11 +1,9 @@
 """The training loop: data on the device, many steps in one compiled call, checkpoints from which it resumes exactly."""
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust import _loops
-from jrobust._checks import check_batch, check_inside, check_key, check_labels
+from jrobust._checks import check_key
 from jrobust.data import unit
-from jrobust.training import _checkpoint
-from jrobust.training._progress import deferred_interrupt, progress, say
-from jrobust.training._run import BEST, CHECKPOINTS, METRICS
+from jrobust.training._journal import Journal
+from jrobust.training._placement import Placement
+from jrobust.training._progress import deferred_interrupt, progress
 from jrobust.training._single_step import Stop
+from jrobust.training._source import Position, Resident, Streamed, source
 from jrobust.training._step import TrainState
 from jrobust.typing import Array
 
@@ -50,7 +49,7 @@ def fit(
     step: Callable[..., tuple[TrainState, dict[str, Array]]],
     state: TrainState,
     x: Any,
-    y: Any,
+    y: Any = None,
     *,
     epochs: int,
     batch_size: int,
@@ -61,7 +60,9 @@ def fit(
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
     hook: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
+    log: Callable[[Mapping[str, Any]], Any] | None = None,
     best: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     save_seconds: int | float = 60,
     show: bool = True,
 ) -> TrainState:
@@ -74,8 +75,9 @@ def fit(
       step: from `make_step`, or any ``step(state, (x[B, ...], y[B], index[B]), *, key) -> (state, metrics)``; ``index`` says where
         each example lies in ``x``.
       state: from `init`; it is not consumed. Training goes on from ``state.step``.
-      x: examples [N, ...], floats inside ``box``, or uint8 images in 0..255 (which stay uint8 on the device).
-      y: integer labels [N] in [0, K).
+      x: examples [N, ...], floats inside ``box``, or uint8 images in 0..255 (which stay uint8 on the device). Data too large for the
+        device: a ``grain.MapDataset`` of ``(x, y)`` pairs; its threads read ahead, a chunk at a time goes to the device.
+      y: integer labels [N] in [0, K); None with a dataset.
       epochs: passes over the data, >= 0.
       batch_size: examples in a step.
       key: typed key.
@@ -85,8 +87,12 @@ def fit(
       run: run directory for metrics.jsonl (one line a chunk) and checkpoints; None keeps everything in memory.
       resume: go on from the newest complete checkpoint of ``run``; without one, start at step 0 and say so.
       hook: ``hook(epoch, state)`` after each epoch (from 1); numbers that it returns go to metrics.jsonl. It may raise `Stop`.
+      log: called with each line of metrics as it is made, such as `tensorboard` (DIR).
       best: name of a number of the hook's: the state at its highest value is kept too (`load` with ``best=True``).
-      save_seconds: least time between two checkpoints; one more is written at the end. 0 writes one a chunk.
+      mesh: devices to share the work, of one process or of several (`jax.distributed`, every process calls `fit` alike): each holds the
+        state and its part of every batch. Batch-level terms and BatchNorm see the whole batch. None: one device.
+      save_seconds: least time between two checkpoints; one more is written at the end. 0 writes one a chunk. A thread writes them while
+        the training goes on.
       show: a progress bar on stderr, where rich is installed.
 
     Returns:
@@ -97,7 +103,8 @@ def fit(
 
     Raises:
       TypeError: a key that is no typed key; labels that are not integers.
-      ValueError: data outside ``box``, labels out of range (where the loss can tell), sizes that do not fit; a run that is there
+      ValueError: data outside ``box``, labels out of range (where the loss can tell; of a dataset, when their chunk is read), sizes that
+        do not fit; a run that is there
         without ``resume``; a checkpoint that is corrupt, of another model, or of a training with other data sizes or key.
       FloatingPointError: the loss became nan or infinite.
       KeyboardInterrupt: on Ctrl-C, after the running chunk was finished and saved.
@@ -114,172 +121,85 @@ def fit(
     (80, True)
     """
     check_key(key)
-    x, y, n = _checked(x, y, box)
+    data, place = source(x, y, box), Placement(mesh)
     if epochs < 0:
         raise ValueError(f"epochs is >= 0, got {epochs}")
-    length, chunks = _chunking(n, batch_size, chunk)
-    per_epoch = length * chunks
-    total = epochs * per_epoch
+    at = Position(data.n, batch_size, *_chunking(data.n, batch_size, chunk))
+    place.check(batch_size)
+    total = epochs * at.per_epoch
     # What must be equal for a resumed run to see the same data in the same order.
-    position = {
-        "examples": n,
-        "batch_size": batch_size,
-        "chunk": length,
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
-    }
+    same = {"examples": at.n, "batch_size": batch_size, "chunk": at.length}
+    same["key"] = np.asarray(jax.random.key_data(key)).tolist()
 
-    _rehearse(step, state, x, y, key, augment, batch_size)
+    _rehearse(step, state, data, key, augment, batch_size)
     state = jax.tree.map(jnp.copy, state)  # the chunks below donate it
-    best_value = -math.inf
-    if run is not None:
-        run = Path(run)
-        state, best_value = _resume(run, state, position, best) if resume else (_fresh(run, state), -math.inf)
-    done = int(state.step)
-    if done % length:
-        raise ValueError(f"the state stands at step {done}, which is not a multiple of the chunk of {length} steps")
+    journal = Journal(run, same, at.per_epoch, best=best, save_seconds=save_seconds, writes=place.writes)
+    with journal, deferred_interrupt() as asked:
+        state = place.everywhere(journal.start(state, resume=resume))
+        done = int(state.step)
+        if done % at.length:
+            raise ValueError(
+                f"the state stands at step {done}, which is not a multiple of the chunk of {at.length} steps"
+            )
 
-    def steps(state: TrainState, x: Array, y: Array, key: Any) -> tuple[TrainState, dict[str, Array]]:
-        order, stream = jax.random.split(key)
-        permutation = jax.random.permutation(jax.random.fold_in(order, state.step // per_epoch), n)
+        def steps(state: TrainState, given: Any, key: Any) -> tuple[TrainState, dict[str, Array]]:
+            order, stream = jax.random.split(key)
+            batch = data.batches(at, given, state.step, order)
 
-        def body(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
-            index = jax.lax.dynamic_slice(permutation, (state.step % per_epoch * batch_size,), (batch_size,))
-            for_augment, for_step = jax.random.split(jax.random.fold_in(stream, state.step))
-            batch = unit(x[index])
-            batch = batch if augment is None else augment(for_augment, batch)
-            return step(state, (batch, y[index], index), key=for_step)
+            def body(state: TrainState, i: Any) -> tuple[TrainState, dict[str, Array]]:
+                x, y, index = place.split(batch(state.step, i))
+                for_augment, for_step = jax.random.split(jax.random.fold_in(stream, state.step))
+                x = unit(x) if augment is None else augment(for_augment, unit(x))
+                return step(state, (x, y, index), key=for_step)
 
-        state, metrics = _loops.scan(body, state, None, length=length)
-        return state, jax.tree.map(jnp.mean, metrics)
+            state, metrics = _loops.scan(body, state, jnp.arange(at.length))
+            return state, jax.tree.map(jnp.mean, metrics)
 
-    compiled = jax.jit(steps, donate_argnums=0)
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    saved_at = time.monotonic()
-    with deferred_interrupt() as asked, progress(total, done, epochs, shown=show) as bar:
-        while done < total:
-            began = time.perf_counter()
-            state, metrics = compiled(state, x, y, key)
-            line: dict[str, float] = {name: float(value) for name, value in metrics.items()}
-            seconds = time.perf_counter() - began
-            done += length
-            for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
-                if not math.isfinite(line.get(name, 0.0)):
-                    raise FloatingPointError(
-                        f"the {what} is {line[name]} around step {done}; lower the learning rate, or ramp eps more slowly"
-                    )
-            line = {"step": done, "epoch": done / per_epoch, **line, "seconds": seconds}
-            line["images_per_second"] = length * batch_size / seconds
-            if hook is not None and done % per_epoch == 0:
-                try:
-                    line |= {name: float(value) for name, value in (hook(done // per_epoch, state) or {}).items()}
-                except Stop as stop:
-                    return _stopped(stop, run, position, per_epoch)
-            bar.show(done, done / per_epoch, line)
-            if run is None:
+        compiled = place.compile(steps)
+        chunks, key = data.chunks(at, done, key, place), place.everywhere(key)
+        given = next(chunks) if done < total else None
+        with progress(total, done, epochs, shown=show and place.writes) as bar:
+            while done < total:
+                began = time.perf_counter()
+                state, metrics = compiled(state, given, key)
+                done += at.length
+                given = next(chunks) if done < total else None  # on its way while the device works
+                line = {name: float(value) for name, value in metrics.items()}
+                seconds = time.perf_counter() - began
+                _check_finite(line, done)
+                line = {"step": done, "epoch": done / at.per_epoch, **line, "seconds": seconds}
+                line["images_per_second"] = at.length * batch_size / seconds
+                ended = done % at.per_epoch == 0
+                if hook is not None and ended:
+                    try:
+                        line |= {k: float(v) for k, v in (hook(done // at.per_epoch, state) or {}).items()}
+                    except Stop as stop:
+                        return journal.stopped(stop)
+                bar.show(done, done / at.per_epoch, line)
+                journal.line(line)
+                if log is not None and place.writes:
+                    log(line)
+                journal.keep(state, line, epoch_ended=ended, now=done == total or asked.is_set())
                 if asked.is_set():
                     raise KeyboardInterrupt
-                continue
-            with (run / METRICS).open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            meta = {"position": {**position, "epoch": done // per_epoch, "batch": done % per_epoch}}
-            if best is not None and done % per_epoch == 0:
-                best_value = _keep_best(run, state, done, meta, line, best, best_value)
-            if done == total or asked.is_set() or time.monotonic() - saved_at >= save_seconds:
-                _checkpoint.save(run / CHECKPOINTS, state, step=done, meta=meta)
-                saved_at = time.monotonic()
-            if asked.is_set():
-                raise KeyboardInterrupt
     return state
 
 
-def _stopped(stop: Stop, run: Any, position: dict[str, Any], per_epoch: int) -> TrainState:
-    step = int(stop.state.step)
-    if run is not None:
-        meta = {"position": {**position, "epoch": step // per_epoch, "batch": step % per_epoch}, "stopped": str(stop)}
-        _checkpoint.save(run / BEST, stop.state, step=step, meta=meta)
-    say(f"training stopped at step {step}: {stop}")
-    return stop.state
+def _check_finite(line: Mapping[str, Any], done: int) -> None:
+    for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
+        if not math.isfinite(line.get(name, 0.0)):
+            raise FloatingPointError(
+                f"the {what} is {line[name]} around step {done}; lower the learning rate, or ramp eps more slowly"
+            )
 
 
-def _checked(x: Any, y: Any, box: tuple[Any, Any] | None) -> tuple[Any, np.ndarray, int]:
-    """The data as `evaluate` would take it (bytes too): examples, labels and how many."""
-    x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
-    if x.dtype == np.uint8 and x.ndim:
-        n = len(x)
-    else:
-        n = check_batch(x)
-        for start in range(0, n, 1024):
-            check_inside(np.asarray(x[start : start + 1024]), start, *(box or ()))
-    y = check_labels(y, n)
-    if y.min(initial=0) < 0:
-        raise ValueError(f"y[{y.argmin()}] = {y.min()} is out of range: labels are 0..K-1")
-    return x, y, n
-
-
-def _rehearse(step: Any, state: Any, x: Any, y: np.ndarray, key: Any, augment: Any, batch_size: int) -> None:
+def _rehearse(step: Any, state: Any, data: Resident | Streamed, key: Any, augment: Any, batch_size: int) -> None:
     """The step on shapes alone, with the largest label known: a loss that checks its labels speaks up before any work."""
-    labels = jnp.full(batch_size, int(y.max()), jnp.int32)
+    example, label = data.first()
+    labels = jnp.full(batch_size, label, jnp.int32)
 
     def once(state: Any, x: Any, key: Any) -> Any:
-        batch = unit(x)
-        return step(state, (batch if augment is None else augment(key, batch), labels, jnp.zeros_like(labels)), key=key)
+        x = unit(x) if augment is None else augment(key, unit(x))
+        return step(state, (x, labels, jnp.zeros_like(labels)), key=key)
 
-    jax.eval_shape(once, state, jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), jnp.result_type(x)), key)
-
-
-def _fresh(run: Path, state: TrainState) -> TrainState:
-    if _checkpoint.latest(run / CHECKPOINTS) is not None or (run / METRICS).exists():
-        raise ValueError(
-            f"{run} already holds a training; resume it (resume=True, --resume) or choose another directory"
-        )
-    run.mkdir(parents=True, exist_ok=True)
-    return state
-
-
-def _resume(run: Path, state: TrainState, position: dict[str, Any], best: str | None) -> tuple[TrainState, float]:
-    step = _checkpoint.latest(run / CHECKPOINTS)
-    if step is None:
-        say(f"{run}: no complete checkpoint to resume, starting from step 0")
-        run.mkdir(parents=True, exist_ok=True)
-    else:
-        state, meta = _checkpoint.restore(run / CHECKPOINTS, state)
-        there = meta.get("position", {})
-        differ = [
-            f"{name} was {there.get(name)} and is now {now}" for name, now in position.items() if there.get(name) != now
-        ]
-        if differ:
-            raise ValueError(f"{run} cannot be resumed exactly: {'; '.join(differ)}")
-        say(f"{run}: resuming at step {step}")
-    _forget_after(run / METRICS, step or 0)
-    best_value = -math.inf
-    if best is not None and _checkpoint.latest(run / BEST) is not None:
-        best_value = float(_checkpoint.read_meta(run / BEST).get(best, -math.inf))
-    return state, best_value
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be done again, and half a line at the end."""
-    if not path.exists():
-        return
-    kept = []
-    for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if line["step"] > step:
-            break
-        kept.append(text + "\n")
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join(kept))
-    os.replace(unfinished, path)
-
-
-def _keep_best(
-    run: Path, state: TrainState, step: int, meta: dict[str, Any], line: Mapping[str, Any], name: str, value: float
-) -> float:
-    if name not in line:
-        raise ValueError(f"best={name!r} is not among the metrics: {', '.join(line)}")
-    if line[name] > value:
-        _checkpoint.save(run / BEST, state, step=step, meta={**meta, name: line[name]})
-    return max(value, line[name])
+    jax.eval_shape(once, state, jax.ShapeDtypeStruct((batch_size, *example.shape), example.dtype), key)

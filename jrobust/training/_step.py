@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jrobust._checks import check_transformation
+from jrobust import _loops
+from jrobust._checks import check_count, check_transformation
 from jrobust._tree import vdot
 from jrobust.typing import Array, Float, PyTree
 
@@ -116,6 +117,7 @@ def make_step(
     *,
     mode: Literal["train", "inference"] = "train",
     decay: int | float = 0.995,
+    accumulate: int = 1,
     measure: Callable[..., dict[str, Any]] | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """A training step; natural, adversarial and certified training differ in ``loss`` alone.
@@ -127,6 +129,8 @@ def make_step(
       mode: how the loss sees BatchNorm: "train" normalises with the batch and updates the running statistics, "inference"
         keeps them fixed. How an attack sees it while crafting is `jr.worst_case`'s argument ``crafting``.
       decay: of the moving average, where the state keeps one; ramped as in `ema_decay`.
+      accumulate: parts of a batch that are worked at one after another, for batches too large for the memory; one update with the mean of
+        their gradients. BatchNorm sees each part by itself.
       measure: ``measure(params, rest, x, y) -> {name: scalar}``, further metrics of the batch before the update
         (`accuracy` makes one).
 
@@ -149,10 +153,11 @@ def make_step(
     (2, True)
     """
     check_update(tx, decay)
+    check_count(accumulate, "accumulate", "make_step")
     if mode not in ("train", "inference"):
         raise ValueError(f"mode is 'train' or 'inference', not {mode!r}")
 
-    def step(state: TrainState, batch: tuple[Any, ...], *, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def gradient(state: TrainState, batch: tuple[Any, ...], rest: PyTree, memory: PyTree, key: Any) -> Any:
         x, y, *index = batch
         current = loss.build(state.step) if isinstance(loss, Scheduled) else loss
 
@@ -160,20 +165,44 @@ def make_step(
             options = {"key": key, "train": mode == "train"}
             if isinstance(current, Remembering):
                 where = {"index": _known(index)} if current.indexed else {}
-                losses, *rest = current.loss(params, state.rest, x, y, memory=state.memory, **options, **where)
+                losses, *after = current.loss(params, rest, x, y, memory=memory, **options, **where)
             else:
-                losses, *rest = *current(params, state.rest, x, y, **options), state.memory
+                losses, *after = *current(params, rest, x, y, **options), memory
             if losses.shape != y.shape[:1]:
                 raise ValueError(f"a training loss returns ([B], rest'), got losses of shape {losses.shape}")
-            return jnp.mean(losses), tuple(rest)
+            return jnp.mean(losses), tuple(after)
 
-        (value, (rest, memory)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        return jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+
+    def step(state: TrainState, batch: tuple[Any, ...], *, key: Any) -> tuple[TrainState, dict[str, Array]]:
+        if accumulate == 1:
+            (value, (rest, memory)), grads = gradient(state, batch, state.rest, state.memory, key)
+        else:
+            value, rest, memory, grads = _accumulated(gradient, state, batch, key, accumulate)
         after, metrics = updated(tx, state, value, grads, rest, memory, decay)
         if measure is not None:
-            metrics |= measure(state.params, state.rest, x, y)
+            metrics |= measure(state.params, state.rest, *batch[:2])
         return after, metrics
 
     return step
+
+
+def _accumulated(gradient: Callable[..., Any], state: TrainState, batch: Any, key: Any, parts: int) -> Any:
+    """The mean of the gradients of equal parts of the batch, one after another; statistics and memory pass from each to the next."""
+    if len(batch[1]) % parts:
+        raise ValueError(f"accumulate={parts} does not divide the batch of {len(batch[1])}")
+    # the i-th part has every so-manieth example, so that each device of a mesh has its share in every part
+    turns = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
+
+    def part(carry: Any, given: Any) -> tuple[Any, None]:
+        rest, memory, value, grads = carry
+        i, batch = given
+        (v, (rest, memory)), g = gradient(state, batch, rest, memory, jax.random.fold_in(key, i))
+        return (rest, memory, value + v / parts, jax.tree.map(lambda a, b: a + b / parts, grads, g)), None
+
+    start = state.rest, state.memory, jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+    (rest, memory, value, grads), _ = _loops.scan(part, start, (jnp.arange(parts), turns))
+    return value, rest, memory, grads
 
 
 def _known(index: list[Any]) -> Any:

@@ -3,6 +3,7 @@
 import sys
 import time
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +82,25 @@ def slow_training(run: str, *, resume: bool, pause: float) -> training.TrainStat
         save_seconds=0.0,
         show=False,
     )
+
+
+def pairs(x: np.ndarray, y: np.ndarray) -> grain.MapDataset:
+    """The same data as a dataset on the host."""
+    return grain.MapDataset.source(np.arange(len(x))).map(lambda i: (x[i], y[i]))
+
+
+def meshed(
+    mesh: jax.sharding.Mesh | None, *, run: str | None = None, streamed: bool = False, **options
+) -> training.TrainState:
+    """TRADES of a net with BatchNorm, over a mesh; in l2, since a sign would blow up rounding."""
+    x, y = blobs()
+    apply, params, rest = jr.nnx.functional(Net(nnx.Rngs(0)))
+    robust = training.trades(jr.objectives.cross_entropy(apply), jr.sets.l2(0.5, clip=(0, 1)), attack=3)
+    tx = optax.sgd(0.1)
+    step, start = training.make_step(robust, tx), training.init(params, rest, tx, ema=True)
+    data = (pairs(x, y),) if streamed else (x, y)
+    settings = {"epochs": 3, "batch_size": 16, "key": jax.random.key(1), "chunk": 3, "save_seconds": 0.0, "show": False}
+    return training.fit(step, start, *data, run=run, mesh=mesh, **(settings | options))
 
 
 if __name__ == "__main__":

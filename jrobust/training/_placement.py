@@ -1,0 +1,80 @@
+"""Where the arrays of a training lie: on one device, or over a mesh whose every device works at its part of each batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jrobust.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """One device where ``mesh`` is None; else state and data on every device of it, batches split over all its axes.
+
+    The mesh may span processes (`jax.distributed`): all of them run the same calls.
+    """
+
+    mesh: Mesh | None = None
+
+    def check(self, batch_size: int) -> None:
+        """Raise unless batches can be split."""
+        if self.mesh is not None and batch_size % self.mesh.size:
+            raise ValueError(f"batch_size {batch_size} does not divide among the {self.mesh.size} devices of the mesh")
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes to disk and shows progress."""
+        return self.mesh is None or jax.process_index() == 0
+
+    def _sharding(self, *axes: Any) -> NamedSharding:
+        assert self.mesh is not None
+        # The compiler places what lies between (Auto), whatever the axes of the given mesh ask for.
+        return NamedSharding(Mesh(self.mesh.devices, self.mesh.axis_names), PartitionSpec(*axes))
+
+    def everywhere(self, tree: PyTree) -> PyTree:
+        """The arrays on every device; where there are several processes, each has them whole."""
+        if self.mesh is None:
+            return tree
+        where = self._sharding()
+
+        def one(leaf: Any) -> Any:
+            if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+            whole = np.asarray(leaf)
+            return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
+
+        return jax.tree.map(one, tree)
+
+    def split(self, batch: PyTree) -> PyTree:
+        """Under a trace: each device gets its part of the batch."""
+        if self.mesh is None:
+            return batch
+        return jax.lax.with_sharding_constraint(batch, self._sharding(self.mesh.axis_names))
+
+    def compile(self, steps: Callable[..., Any]) -> Callable[..., Any]:
+        """Jit of ``(state, given, key) -> (state, metrics)``; the state is donated."""
+        if self.mesh is None:
+            return jax.jit(steps, donate_argnums=0)
+        return jax.jit(steps, donate_argnums=0, out_shardings=self._sharding())
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """The rows of a batch that lie on devices of this process."""
+        if self.mesh is None:
+            return np.arange(batch_size)
+        there = self._sharding(self.mesh.axis_names).addressable_devices_indices_map((batch_size,))
+        return np.unique(np.concatenate([np.arange(batch_size)[index] for index in there.values()]))
+
+    def rows_of_chunk(self, stacked: PyTree, batch_size: int) -> PyTree:
+        """A stack ``[steps, rows of this process, ...]`` as arrays ``[steps, batch_size, ...]`` on the devices."""
+        if self.mesh is None:
+            return jax.device_put(stacked)
+        where = self._sharding(None, self.mesh.axis_names)
+
+        def one(part: np.ndarray) -> Any:
+            return jax.make_array_from_process_local_data(where, part, (part.shape[0], batch_size, *part.shape[2:]))
+
+        return jax.tree.map(one, stacked)

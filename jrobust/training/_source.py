@@ -1,0 +1,154 @@
+"""Where the examples of a training come from: arrays on the device, or a grain pipeline on the host. One order for both."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import repeat
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust._checks import check_batch, check_inside, check_labels
+from jrobust.training._placement import Placement
+from jrobust.typing import Array, Int
+
+
+def epoch_order(order: Any, epoch: Any, n: int) -> Int[Array, " n"]:
+    """The order of the examples in an epoch."""
+    return jax.random.permutation(jax.random.fold_in(order, epoch), n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """How the steps lie in the data.
+
+    Attributes:
+      n: examples; ``batch_size``: of a step; ``length``: steps in a chunk; ``chunks``: in an epoch.
+    """
+
+    n: int
+    batch_size: int
+    length: int
+    chunks: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.length * self.chunks
+
+
+class Resident:
+    """Arrays that lie on the device, whole; batches are taken out of them within the compiled program."""
+
+    def __init__(self, x: Any, y: Any, box: tuple[Any, Any] | None) -> None:
+        x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
+        self.n = len(x) if x.dtype == np.uint8 and x.ndim else check_batch(x)
+        self.x, self.y = x, _checked(x, y, box, self.n)
+
+    def first(self) -> tuple[Any, int]:
+        """Shape and dtype of an example, and the largest label."""
+        return jax.ShapeDtypeStruct(self.x.shape[1:], jnp.result_type(self.x)), int(self.y.max())
+
+    def chunks(self, position: Position, start: int, key: Any, place: Placement) -> Iterator[Any]:
+        """What each compiled call is given, from step ``start`` on: the same arrays."""
+        del position, start, key
+        return repeat(place.everywhere((jnp.asarray(self.x), jnp.asarray(self.y))))
+
+    def batches(self, position: Position, given: Any, start: Any, order: Any) -> Callable[[Any, Any], Any]:
+        """``(step, which of the chunk) -> (x, y, index)``, under the trace."""
+        x, y = given
+        permutation = epoch_order(order, start // position.per_epoch, self.n)
+        size = position.batch_size
+
+        def batch(step: Any, i: Any) -> tuple[Array, Array, Array]:
+            del i
+            index = jax.lax.dynamic_slice(permutation, (step % position.per_epoch * size,), (size,))
+            return x[index], y[index], index
+
+        return batch
+
+
+class Streamed:
+    """A grain ``MapDataset`` of ``(x, y)`` pairs on the host: threads read ahead, a chunk at a time goes to the device."""
+
+    def __init__(self, dataset: Any, box: tuple[Any, Any] | None) -> None:
+        self.dataset, self.box, self.n = dataset, box, len(dataset)
+        if not self.n:
+            raise ValueError("the dataset is empty")
+        pair = dataset[0]
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise TypeError(
+                f"a dataset of fit gives (x, y) pairs, this one gives {type(pair).__name__}; dataset.map(lambda e: (e['image'], "
+                "e['label'])) makes them"
+            )
+        x, self.label = np.asarray(pair[0]), int(pair[1])
+        self._check(x[None], np.asarray([self.label]))
+        self.struct = jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    def _check(self, x: np.ndarray, y: np.ndarray) -> None:
+        if x.dtype != np.uint8:
+            check_batch(x)
+        _checked(x, y, self.box, len(x))
+
+    def first(self) -> tuple[Any, int]:
+        """Shape and dtype of an example, and the label of the first."""
+        return self.struct, self.label
+
+    def chunks(self, position: Position, start: int, key: Any, place: Placement) -> Iterator[Any]:
+        """What each compiled call is given, from step ``start`` on: its batches, stacked. This process reads its own rows alone."""
+        import grain
+
+        rows = place.rows(position.batch_size)
+        source = grain.MapDataset.source(_InOrder(self.dataset, position, jax.random.split(key)[0], rows))
+        stacked = source.batch(len(rows)).batch(position.length)[start // position.length :]
+        for x, y, index in stacked.to_iter_dataset():
+            self._check(x.reshape(-1, *x.shape[2:]), y.reshape(-1))
+            yield place.rows_of_chunk((x, y.astype(np.int32), index), position.batch_size)
+
+    def batches(self, position: Position, given: Any, start: Any, order: Any) -> Callable[[Any, Any], Any]:
+        """``(step, which of the chunk) -> (x, y, index)``, under the trace."""
+        del position, start, order
+        return lambda step, i: jax.tree.map(lambda leaf: leaf[i], given)
+
+
+class _InOrder:
+    """The examples as the training wants them, one after another, without end."""
+
+    def __init__(self, dataset: Any, position: Position, order: Any, rows: np.ndarray) -> None:
+        self.dataset, self.position, self.rows = dataset, position, rows
+        self.order = lru_cache(2)(lambda epoch: np.asarray(epoch_order(order, epoch, position.n)))
+
+    def __len__(self) -> int:
+        # grain wants an end; no training gets there
+        return (2**62 // len(self.rows) // self.position.length) * len(self.rows) * self.position.length
+
+    def __getitem__(self, index: int) -> tuple[Any, Any, np.int32]:
+        step, row = divmod(int(index), len(self.rows))
+        epoch, step = divmod(step, self.position.per_epoch)
+        where = int(self.order(epoch)[step * self.position.batch_size + self.rows[row]])
+        x, y = self.dataset[where]
+        return np.asarray(x), np.asarray(y), np.int32(where)
+
+
+def source(x: Any, y: Any, box: tuple[Any, Any] | None) -> Resident | Streamed:
+    """The data of `fit`: arrays, or a grain dataset."""
+    if hasattr(x, "to_iter_dataset"):
+        if y is not None:
+            raise TypeError("a grain dataset gives (x, y) pairs itself: y is None then")
+        return Streamed(x, box)
+    if y is None:
+        raise TypeError("fit takes labels y with arrays x; only a grain.MapDataset of (x, y) pairs brings its own")
+    return Resident(x, y, box)
+
+
+def _checked(x: Any, y: Any, box: tuple[Any, Any] | None, n: int) -> np.ndarray:
+    """The labels, once the data are what `evaluate` would take (bytes too)."""
+    if x.dtype != np.uint8:
+        for start in range(0, n, 1024):
+            check_inside(np.asarray(x[start : start + 1024]), start, *(box or ()))
+    y = check_labels(y, n)
+    if y.min(initial=0) < 0:
+        raise ValueError(f"y[{y.argmin()}] = {y.min()} is out of range: labels are 0..K-1")
+    return y
