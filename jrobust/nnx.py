@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import nnx
 
 from jrobust._tree import bind
@@ -26,7 +27,7 @@ class Functional(NamedTuple):
     rest: PyTree
 
 
-def functional(model: nnx.Module, *, trained: Any = nnx.Param) -> Functional:
+def functional(model: nnx.Module, *, trained: Any = nnx.Param, dtype: Any = None) -> Functional:
     """Take a module apart into a pure function and its arrays.
 
     With ``train=True`` the function runs in training mode: BatchNorm normalises with the batch and ``rest'`` carries
@@ -40,6 +41,8 @@ def functional(model: nnx.Module, *, trained: Any = nnx.Param) -> Functional:
     Args:
       model: the module; ``model(x[B, ...])`` returns logits [B, K].
       trained: an NNX filter that says which variables are ``params`` (for instance ``nnx.LoRAParam``).
+      dtype: of the layers' arithmetic, such as ``jnp.bfloat16`` for training (it becomes ``dtype`` of every layer that has one);
+        inputs, perturbations, parameters, statistics and logits stay float32. None leaves the layers as they are.
 
     Returns:
       ``(apply, params, rest)``.
@@ -60,6 +63,9 @@ def functional(model: nnx.Module, *, trained: Any = nnx.Param) -> Functional:
     # caches.
     copy = nnx.merge(graph, params, rest)
     copy.eval()
+    for _, layer in nnx.iter_modules(copy):
+        if dtype is not None and hasattr(layer, "dtype"):
+            layer.dtype = dtype  # pyright: ignore[reportAttributeAccessIssue]
     graph, params, rest = nnx.split(copy, trained, ...)
     return Functional(bind(_apply, graph=graph, trained=trained), nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
 
@@ -86,5 +92,6 @@ def _apply(
     model: Any = nnx.merge(graph, params, rest)
     (model.train if train else model.eval)()
     logits = model(x)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # a loss is no place for half precision
     _, _, rest = nnx.split(model, trained, ...)
     return logits, nnx.to_pure_dict(rest)

@@ -33,20 +33,34 @@ class PreActivation(nnx.Module):
     """A stem, stages of blocks, BatchNorm, ReLU, the mean over pixels, a linear head."""
 
     def __init__(
-        self, normalise: Normalise, stem: nnx.Conv, blocks: Sequence[Block], norm: nnx.BatchNorm, head: nnx.Linear
+        self,
+        normalise: Normalise,
+        stem: nnx.Conv,
+        blocks: Sequence[Block],
+        norm: nnx.BatchNorm,
+        head: nnx.Linear,
+        remat: bool,
     ):
         self.normalise, self.stem, self.blocks, self.norm, self.head = normalise, stem, nnx.List(blocks), norm, head
+        self.remat = remat
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
         """Logits of a batch in [0, 1]."""
         x = self.stem(self.normalise(x))
         for block in self.blocks:
-            x = block(x)
+            x = nnx.remat(Block.__call__)(block, x) if self.remat else block(x)
         return self.head(jax.nn.relu(self.norm(x)).mean((1, 2)))
 
 
 def preact_resnet18(
-    shape: Sequence[int], classes: int, *, rngs: nnx.Rngs, width: int = 64, mean: Any = 0.0, std: Any = 1.0
+    shape: Sequence[int],
+    classes: int,
+    *,
+    rngs: nnx.Rngs,
+    width: int = 64,
+    mean: Any = 0.0,
+    std: Any = 1.0,
+    remat: bool = False,
 ) -> PreActivation:
     """Pre-activation ResNet-18 for small images: four stages of two blocks, 64-128-256-512 channels.
 
@@ -57,12 +71,13 @@ def preact_resnet18(
       width: channels of the first stage; each further stage has twice as many.
       mean: subtracted from the input, a scalar or one number per channel, in input units.
       std: what the input is then divided by.
+      remat: compute each block again in the backward pass instead of keeping its insides: less memory, one more forward pass.
 
     References:
       He, Zhang, Ren, Sun. Identity mappings in deep residual networks. ECCV 2016.
     """
     stages = [(width << i, 2, 1 if i == 0 else 2) for i in range(4)]
-    return _pre_activation("preact_resnet18", shape, classes, width, stages, rngs, mean, std)
+    return _pre_activation("preact_resnet18", shape, classes, width, stages, rngs, mean, std, remat)
 
 
 def wide_resnet(
@@ -74,6 +89,7 @@ def wide_resnet(
     widen: int = 10,
     mean: Any = 0.0,
     std: Any = 1.0,
+    remat: bool = False,
 ) -> PreActivation:
     """WideResNet-depth-widen: three stages of (depth - 4) / 6 blocks, 16-32-64 times ``widen`` channels.
 
@@ -85,6 +101,7 @@ def wide_resnet(
       widen: the widening factor, >= 1.
       mean: subtracted from the input, a scalar or one number per channel, in input units.
       std: what the input is then divided by.
+      remat: compute each block again in the backward pass instead of keeping its insides: less memory, one more forward pass.
 
     References:
       Zagoruyko, Komodakis. Wide residual networks. BMVC 2016.
@@ -97,7 +114,7 @@ def wide_resnet(
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"a wide ResNet has depth 6 n + 4 (10, 16, 22, 28, 34, ...), not {depth}")
     stages = [(16 * widen << i, (depth - 4) // 6, 1 if i == 0 else 2) for i in range(3)]
-    return _pre_activation("wide_resnet", shape, classes, 16, stages, rngs, mean, std)
+    return _pre_activation("wide_resnet", shape, classes, 16, stages, rngs, mean, std, remat)
 
 
 def _pre_activation(
@@ -109,6 +126,7 @@ def _pre_activation(
     rngs: nnx.Rngs,
     mean: Any,
     std: Any,
+    remat: bool,
 ) -> PreActivation:
     first = conv(image_shape(shape, name)[-1], stem, 3, 1, bias=False, rngs=rngs)
     blocks, channels = [], stem
@@ -120,4 +138,4 @@ def _pre_activation(
         nnx.BatchNorm(channels, momentum=0.9, rngs=rngs),
         nnx.Linear(channels, classes, kernel_init=lecun, rngs=rngs),
     )
-    return PreActivation(Normalise(mean, std), first, blocks, norm, head)
+    return PreActivation(Normalise(mean, std), first, blocks, norm, head, remat)

@@ -8,9 +8,11 @@ from jrobust.training._losses import blend, certified
 from jrobust.training._paired import hat, mart, paired, score, trades
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
-from jrobust.training._single_step import Stop, fgsm_rs, gradalign, n_fgsm, overfitting_guard
+from jrobust.training._single_step import fgsm_rs, gradalign, n_fgsm
+from jrobust.training._statistics import batch_statistics
 from jrobust.training._step import Remembering, Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
 from jrobust.training._substitute import Substitute, substitute
+from jrobust.training._watch import Stop, held_out, overfitting_guard, tensorboard, together
 
 __all__ = [
     "Remembering",
@@ -21,6 +23,7 @@ __all__ = [
     "TrainState",
     "accuracy",
     "awp",
+    "batch_statistics",
     "blend",
     "certified",
     "ema_decay",
@@ -31,6 +34,7 @@ __all__ = [
     "gkl",
     "gradalign",
     "hat",
+    "held_out",
     "init",
     "linear",
     "load",
@@ -46,5 +50,7 @@ __all__ = [
     "smoothed",
     "start_run",
     "substitute",
+    "tensorboard",
+    "together",
     "trades",
 ]

@@ -16,9 +16,9 @@ from jrobust.data import unit
 from jrobust.training._journal import Journal
 from jrobust.training._placement import Placement
 from jrobust.training._progress import deferred_interrupt, progress
-from jrobust.training._single_step import Stop
 from jrobust.training._source import Position, Resident, Streamed, source
 from jrobust.training._step import TrainState
+from jrobust.training._watch import Stop
 from jrobust.typing import Array
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from jrobust.training import _checkpoint
 from jrobust.training._progress import say
 from jrobust.training._run import BEST, CHECKPOINTS, METRICS
-from jrobust.training._single_step import Stop
 from jrobust.training._step import TrainState
+from jrobust.training._watch import Stop
 
 
 class Journal:

@@ -1,20 +1,15 @@
 """Adversarial training at the price of a step or two: FGSM from a random start or from noise, GradAlign, and a watch over them."""
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jrobust._objective import Loss
-from jrobust._oracle import Oracle
 from jrobust._transforms import AtWitnesses, Crafting, at_witnesses, example_keys
 from jrobust._tree import stop_gradient, vdot
-from jrobust.attacks import pgd
 from jrobust.sets import Threat, eps_axes
 from jrobust.training._paired import inner
-from jrobust.training._step import TrainState
 
 
 def fgsm_rs(loss: Loss, threat: Threat, *, alpha: Any = 1.25, crafting: Crafting = "inference") -> AtWitnesses:
@@ -108,66 +103,3 @@ def gradalign(loss: Loss, threat: Threat, *, weight: Any = 0.2, crafting: Crafti
         return losses + weight * share * jnp.where(counts, 1.0 - cosine, 0.0), after
 
     return AtWitnesses(base.craft, at)
-
-
-class Stop(Exception):
-    """Raised by a hook of `fit`: training ends, with this state."""
-
-    def __init__(self, state: TrainState, reason: str) -> None:
-        super().__init__(reason)
-        self.state = state
-
-
-@dataclasses.dataclass
-class OverfittingGuard:
-    """What `overfitting_guard` makes: a hook with a memory."""
-
-    measure: Callable[[TrainState], Any]
-    drop: float
-    before: tuple[float, TrainState] | None = None
-
-    def __call__(self, epoch: int, state: TrainState) -> dict[str, float]:
-        """The robust accuracy of the watched batch; raises `Stop` where it collapsed."""
-        now = float(self.measure(state))
-        if self.before is not None and now < self.before[0] - self.drop:
-            raise Stop(
-                self.before[1],
-                f"catastrophic overfitting: robust accuracy of the watched batch fell from {self.before[0]:.3f} to {now:.3f} in "
-                f"epoch {epoch}; the state before it is kept",
-            )
-        self.before = now, jax.tree.map(jnp.copy, state)
-        return {"watched_accuracy": now}
-
-
-def overfitting_guard(
-    loss: Loss, threat: Threat, x: Any, y: Any, *, key: Any, attack: Oracle | None = None, drop: float = 0.2
-) -> OverfittingGuard:
-    """A hook for `fit` that stops single-step training when it collapses, and returns the state of the epoch before.
-
-    Args:
-      loss: a `jr.Loss` of logits.
-      threat: the perturbations.
-      x, y: the batch to watch, of the training data (never the test set).
-      key: typed key.
-      attack: what a single step cannot hide from; None: 5 steps of PGD.
-      drop: fall of the accuracy from one epoch to the next that counts as a collapse.
-
-    References:
-      Wong, Rice & Kolter, Fast is better than free: revisiting adversarial training, ICLR 2020.
-
-    >>> import jrobust as jr
-    >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
-    >>> guard = overfitting_guard(loss, jr.sets.linf(0.1), jnp.eye(2), jnp.arange(2), key=jax.random.key(0))
-    >>> import optax
-    >>> guard(1, jr.training.init(jnp.eye(2), None, optax.sgd(0.1)))
-    {'watched_accuracy': 1.0}
-    """
-    robust = at_witnesses(loss, threat, pgd(steps=5) if attack is None else attack)
-    x, y = jnp.asarray(x), jnp.asarray(y)
-
-    @jax.jit
-    def measure(state: TrainState) -> Any:
-        z = robust.craft(state.params, state.rest, x, y, key=key)
-        return jnp.mean(jnp.argmax(loss.outputs(state.params, state.rest, z, train=False)[0], -1) == y)
-
-    return OverfittingGuard(measure, drop)
