@@ -142,7 +142,7 @@ def load_array(path: str, flag: str) -> np.ndarray:
 
 
 def load_run(
-    run: str, split: str, n: int | None, data_dir: str | None, flag: str = "--n"
+    run: str, split: str, n: int | None, data_dir: str | None, flag: str = "--n", *, best: bool = False
 ) -> tuple[Any, np.ndarray, np.ndarray, dict[str, Any]]:
     """A trained model with the examples of one split of its data set, and its config."""
     config = jr.training.read_config(run)
@@ -151,7 +151,7 @@ def load_run(
         raise ValueError(f"{run} does not say which data set it was trained on; give --model with --x and --y instead")
     if split not in ("test", "train"):
         raise ValueError(f"--split is test or train, not {split!r}")
-    model = jr.training.load(run)
+    model = jr.training.load(run, best=best)
     data = jr.data.load(name, data_dir=data_dir or config.get("data_dir"), split=split)
     x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x, data.train_y)
     return model, *first(x, y, n, flag), config

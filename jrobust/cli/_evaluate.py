@@ -38,6 +38,7 @@ def evaluate(
     seeds: int = 150,
     batch_size: int = 256,
     seed: int = 0,
+    best: bool = False,
     out: str | None = None,
     quiet: bool = False,
 ) -> Section:
@@ -70,6 +71,7 @@ def evaluate(
       seeds: how many examples, the last ones, the substitute starts from; they are not evaluated. It asks for 32 labels a seed.
       batch_size: examples at once.
       seed: of the attacks.
+      best: of --run, the model that was best on held-out images (trained with --held-out) instead of the last.
       out: directory for the results; by default one inside the run (none with --model).
       quiet: no progress bar.
     """
@@ -80,7 +82,7 @@ def evaluate(
         config["oracle"] = oracle
     oracles = _common.oracles(oracle, steps=steps, restarts=restarts)
     models = [_common.load_model(name) for name in surrogate]
-    net, xs, ys, trained = _subject(run, model, x, y, split, data_dir)
+    net, xs, ys, trained = _subject(run, model, x, y, split, data_dir, best)
     if substitute is not None:
         learned, xs, ys = _substitute(substitute, net, xs, ys, seeds, seed, quiet)
         models.append(learned)
@@ -157,14 +159,16 @@ def _substitute(
 
 
 def _subject(
-    run: str | None, model: str | None, x: str | None, y: str | None, split: str, data_dir: str | None
+    run: str | None, model: str | None, x: str | None, y: str | None, split: str, data_dir: str | None, best: bool = False
 ) -> tuple[Any, np.ndarray, np.ndarray, Mapping[str, Any]]:
     if (run is None) == (model is None):
         raise ValueError("give either --run DIR, or --model FILE.onnx|pkg.module:function with --x X.npy --y Y.npy")
     if run is not None:
         if x is not None or y is not None:
             raise ValueError("--x and --y go with --model; a run brings its own data set")
-        return _common.load_run(run, split, None, data_dir)
+        return _common.load_run(run, split, None, data_dir, best=best)
+    if best:
+        raise ValueError("--best goes with --run: one file holds one model")
     if x is None or y is None:
         raise ValueError("--model needs --x X.npy and --y Y.npy")
     assert model is not None

@@ -107,9 +107,11 @@ def updates(method: str, replays: int) -> int:
     return replays if method == "free" else 1
 
 
-def step_and_memory(method: str, s: Setting, tx: optax.GradientTransformation) -> tuple[Callable[..., Any], Any]:
+def step_and_memory(
+    method: str, s: Setting, tx: optax.GradientTransformation, *, accumulate: int = 1
+) -> tuple[Callable[..., Any], Any]:
     """The training step of a method, and what its state remembers at first."""
     loss = METHODS[method](s)
     if method == "free":
         return training.free(loss, s.threat, tx, replays=s.replays), jnp.zeros(s.batch)
-    return training.make_step(loss, tx), getattr(loss, "start", None)
+    return training.make_step(loss, tx, accumulate=accumulate), getattr(loss, "start", None)

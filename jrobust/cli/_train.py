@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import jrobust as jr
@@ -67,6 +68,17 @@ class Train:
     """keep a moving average of the parameters (decay 0.995), and let that be the model"""
     augment: bool = False
     """random shifts and mirror images, for photographs"""
+    held_out: float = 0.0
+    """fraction of the training images to hold out: their accuracy under PGD is measured after every epoch, and the model that is best
+    there is kept too ("jrobust evaluate --run DIR --best")"""
+    patience: int | None = None
+    """stop after so many epochs without a better held-out robust accuracy"""
+    accumulate: int = 1
+    """work at each batch in so many parts, one after another, where the memory is small"""
+    bf16: bool = False
+    """bfloat16 arithmetic in the layers, for accelerators; images, perturbations and parameters stay float32"""
+    tensorboard: bool = False
+    """write the metrics for TensorBoard too, into DIR/tensorboard"""
     quiet: bool = False
     """no progress bar"""
 
@@ -86,7 +98,7 @@ def train(config: Train) -> Path:
     """
     _check(config)
     loaded = data.load(config.dataset, data_dir=config.data_dir, raw=True)
-    x, y = loaded.train_x, loaded.train_y
+    x, y, held = _held_out(loaded.train_x, loaded.train_y, config)
     per_epoch = training.epoch_steps(len(x), config.batch_size)
     epochs = max(12, math.ceil(3000 / per_epoch)) if config.epochs is None else config.epochs
     multiplier = config.eps_multiplier or CERTIFIED.get(config.method, 1.0)
@@ -105,14 +117,15 @@ def train(config: Train) -> Path:
     net = models.create(**described)  # before the directory is made: an unknown name leaves nothing behind
 
     resolved = {**dataclasses.asdict(config), "epochs": epochs, "eps_multiplier": multiplier, "train_n": len(x)}
-    for name in ("out", "resume", "quiet"):
+    for name in ("out", "resume", "quiet", "tensorboard"):
         del resolved[name]
     resolved |= {"command": "train", "version": jr.__version__, "model": described}
     dataset = config.dataset.replace("/", "-").replace(":", "-")
     out = config.out or f"runs/{dataset}-{config.model}-{config.method}-{config.eps:g}-{config.seed}"
     run = training.start_run(out, resolved, resume=config.resume, ignore=("data_dir", "version"))
 
-    apply, params, rest = nnx.functional(net)
+    apply, params, rest = nnx.functional(net, dtype=jnp.bfloat16 if config.bf16 else None)
+    loss = jr.objectives.cross_entropy(apply)
     key, for_init = jax.random.split(jax.random.key(config.seed))
     if config.method in CERTIFIED:
         params = models.ibp_init(for_init, params)
@@ -120,10 +133,21 @@ def train(config: Train) -> Path:
     count = total * updates(config.method, config.replays)
     rate = optax.piecewise_constant_schedule(config.lr, {int(0.7 * count): 0.2, int(0.85 * count): 0.2})
     tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
-    hook = _accuracy(apply, loaded.test_x, loaded.test_y)
+    hook = tested = _accuracy(apply, loaded.test_x, loaded.test_y)
+    if held:
+        threat = jr.sets.linf(config.eps, clip=(0, 1))
+        watch = training.held_out(
+            loss,
+            threat,
+            *held,
+            key=jax.random.fold_in(key, 1),
+            attack=jr.attacks.pgd(steps=10),
+            patience=config.patience,
+        )
+        hook = training.together(tested, watch)
     begin, end = round(config.warmup * total), round((config.warmup + config.ramp) * total)
     setting = Setting(
-        jr.objectives.cross_entropy(apply),
+        loss,
         multiplier * config.eps,
         training.smoothed(multiplier * config.eps, begin=begin, end=end),
         training.linear(1.0, config.kappa, begin=begin, end=end),
@@ -135,7 +159,7 @@ def train(config: Train) -> Path:
         standard,
         config.weight,
     )
-    step, memory = step_and_memory(config.method, setting, tx)
+    step, memory = step_and_memory(config.method, setting, tx, accumulate=config.accumulate)
     state = training.fit(
         step,
         training.init(params, rest, tx, ema=config.ema, memory=memory),
@@ -148,12 +172,24 @@ def train(config: Train) -> Path:
         run=run,
         resume=config.resume,
         hook=hook,
+        best="held_out_robust" if held else None,
+        log=training.tensorboard(run / "tensorboard") if config.tensorboard else None,
         show=not config.quiet,
     )
-    right = hook(epochs, state)["test_accuracy"]
+    right = tested(epochs, state)["test_accuracy"]
     print(f"{run}: {epochs} epochs, seed {config.seed}, clean test accuracy {right:.4f} (n={len(loaded.test_x)})")
     print(f"next: jrobust evaluate --run {run}")
     return run
+
+
+def _held_out(x: Any, y: Any, config: Train) -> tuple[Any, Any, tuple[Any, Any] | None]:
+    """The images to train on, their labels, and those held out, if any: a random part that the seed tells."""
+    count = round(config.held_out * len(x))
+    if not count:
+        return x, y, None
+    order = np.random.default_rng(config.seed).permutation(len(x))
+    kept, held = np.sort(order[count:]), np.sort(order[:count])
+    return x[kept], y[kept], (x[held], y[held])
 
 
 def _shifts(key: Any, x: Any) -> Any:
@@ -185,7 +221,7 @@ def _check(config: Train) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is > 0 and finite, got {value}")
-    for name in ("epochs", "batch_size", "attack_steps", "replays"):
+    for name in ("epochs", "batch_size", "attack_steps", "replays", "accumulate", "patience"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} is >= 1, got {value}")
@@ -195,6 +231,12 @@ def _check(config: Train) -> None:
         raise ValueError(
             f"warmup and ramp are fractions of the training with warmup + ramp <= 1, got {config.warmup} and {config.ramp}"
         )
+    if not 0 <= config.held_out < 1:
+        raise ValueError(f"held_out is a fraction in [0, 1), got {config.held_out}")
+    if config.patience is not None and not config.held_out:
+        raise ValueError("patience looks at held-out images: give --held-out 0.1, say")
+    if config.accumulate > 1 and config.method == "free":
+        raise ValueError("free updates at every replay and does not accumulate; choose a smaller batch_size")
     if config.weight is not None and not 0 <= config.weight <= 1:
         raise ValueError(f"weight lies in [0, 1], got {config.weight}")
     if not 0 <= config.kappa <= 1:

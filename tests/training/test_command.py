@@ -78,6 +78,9 @@ def test_hat_takes_its_standard_model_from_a_run(tmp_path):
         ({"method": "hat", "standard": "nowhere"}, "nowhere is no run directory"),
         ({"weight": 1.5}, "weight lies in"),
         ({"replays": 0}, "replays is >= 1"),
+        ({"held_out": 1.0}, "held_out is a fraction"),
+        ({"patience": 3}, "patience looks at held-out images"),
+        ({"method": "free", "accumulate": 2}, "does not accumulate"),
         ({"eps": -0.1}, "eps is >= 0"),
         ({"eps": float("nan")}, "eps is >= 0 and finite, got nan"),
         ({"epochs": 0}, "epochs is >= 1"),
@@ -102,3 +105,24 @@ def test_eps_zero_trains_as_natural_training_does(tmp_path):
     runs = {m: dataclasses.replace(config, method=m, out=str(tmp_path / m)).run() for m in ("natural", "pgd")}
     natural, pgd = (jax.tree.leaves(jr.nnx.functional(jr.training.load(run)).params) for run in runs.values())
     assert all(bool(jnp.allclose(a, b, atol=1e-5)) for a, b in zip(natural, pgd, strict=True))
+
+
+def test_the_best_on_held_out_images_is_kept_and_can_be_evaluated(tmp_path):
+    from jrobust.cli._evaluate import evaluate
+
+    config = dataclasses.replace(
+        SMALL, out=str(tmp_path / "run"), epochs=3, lr=0.01, held_out=0.2, accumulate=2, bf16=True, tensorboard=True
+    )
+    run = config.run()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    ends = [line for line in lines if "held_out_robust" in line]
+    assert len(ends) == 3
+    assert json.loads((run / "config.json").read_text())["train_n"] == round(0.8 * len(jr.data.load("digits").train_x))
+    best = max(ends, key=lambda line: line["held_out_robust"])
+    state = json.loads(next((run / "best").glob("*/meta.json")).read_text())
+    assert state["held_out_robust"] == best["held_out_robust"]
+    assert list((run / "tensorboard").iterdir())
+    section = evaluate(run=str(run), best=True, oracle=("clean",), quiet=True)
+    assert section.config["best"] is True
+    with pytest.raises(ValueError, match="--best goes with --run"):
+        evaluate(model="tests.training.nets:dense", best=True, quiet=True)
