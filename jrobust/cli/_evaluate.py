@@ -159,7 +159,13 @@ def _substitute(
 
 
 def _subject(
-    run: str | None, model: str | None, x: str | None, y: str | None, split: str, data_dir: str | None, best: bool = False
+    run: str | None,
+    model: str | None,
+    x: str | None,
+    y: str | None,
+    split: str,
+    data_dir: str | None,
+    best: bool = False,
 ) -> tuple[Any, np.ndarray, np.ndarray, Mapping[str, Any]]:
     if (run is None) == (model is None):
         raise ValueError("give either --run DIR, or --model FILE.onnx|pkg.module:function with --x X.npy --y Y.npy")

@@ -45,6 +45,10 @@ def parse(argv: list[str], description: str) -> Callable[[], Any]:
       BadArguments: unknown, missing or malformed words.
       SystemExit: ``--help`` was printed.
     """
+    if argv[:1] == ["train"]:
+        from jrobust.cli._presets import expand
+
+        argv = expand(argv)
     said, commands = io.StringIO(), _commands(argv)
     try:
         with contextlib.redirect_stderr(said):

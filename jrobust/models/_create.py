@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from math import pi, prod
 from typing import Any
 
@@ -20,6 +21,7 @@ registry = {
     "cnn-7": cnn7,
     "preact-resnet-18": preact_resnet18,
     "wide-resnet-28-10": wide_resnet,
+    "wide-resnet-34-10": partial(wide_resnet, depth=34),
     "vit-tiny": vit_tiny,
 }
 """Name -> factory ``(shape, classes, *, rngs, mean, std, ...)``."""
@@ -29,7 +31,8 @@ def create(name: str, *, shape: Sequence[int], classes: int, seed: int = 0, **op
     """A freshly initialised model, in inference mode (``model.train()`` switches; `jrobust.nnx.functional` takes the mode as an argument).
 
     Args:
-      name: a key of `registry`: mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, vit-tiny.
+      name: a key of `registry`: mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, wide-resnet-34-10,
+        vit-tiny.
       shape: of one example, such as (28, 28, 1).
       classes: number of logits K, >= 1.
       seed: of the initialisation.

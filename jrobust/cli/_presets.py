@@ -1,0 +1,188 @@
+"""Published settings by name, for ``jrobust train --preset NAME``, each with the figures that its source reports for it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jrobust.cli._train import Train
+
+
+class Published(NamedTuple):
+    """What a source reports of a setting, in per cent of the test split.
+
+    Attributes:
+      clean: accuracy.
+      robust: accuracy under attack, or certified.
+      by: what judged it.
+      source: who reports it.
+      differs: what that training had and the preset has not.
+    """
+
+    clean: float
+    robust: float
+    by: str
+    source: str
+    differs: str = ""
+
+
+def _train(**options: Any) -> Train:
+    return Train(**options)
+
+
+class Preset(NamedTuple):
+    """A training and what is published of it (None: no figure that we could verify at a source)."""
+
+    train: Train
+    published: Published | None = None
+
+
+_CIFAR: dict[str, Any] = {
+    "dataset": "cifar10",
+    "eps": 8 / 255,
+    "augment": True,
+    "optimiser": "sgd",
+    "clip_norm": None,
+    "held_out": 0.02,
+}
+_LONG: dict[str, Any] = {**_CIFAR, "lr": 0.1, "epochs": 200, "drops": (0.5, 0.75), "drop": 0.1, "weight_decay": 5e-4}
+_SHORT: dict[str, Any] = {**_CIFAR, "schedule": "cyclic", "weight_decay": 5e-4}
+_SMALL, _WIDE = "preact-resnet-18", "wide-resnet-34-10"
+_CERTIFIED: dict[str, Any] = {
+    "model": "cnn-7",
+    "lr": 5e-4,
+    "drop": 0.2,
+    "kappa": 0.0,
+    "attack_steps": 8,
+}
+_MNIST: dict[str, Any] = {
+    **_CERTIFIED,
+    "dataset": "mnist",
+    "epochs": 70,
+    "batch_size": 256,
+    "warmup": 1 / 70,
+    "ramp": 20 / 70,
+    "drops": (50 / 70, 60 / 70),
+}
+_CIFAR_CERTIFIED: dict[str, Any] = {
+    **_CERTIFIED,
+    "dataset": "cifar10",
+    "epochs": 160,
+    "augment": True,
+    "warmup": 1 / 160,
+    "ramp": 0.5,
+    "drops": (120 / 160, 140 / 160),
+}
+
+
+def _certified() -> dict[str, Preset]:
+    """IBP and what lies between it and an attack, with the weights published for each radius."""
+    pareto = "CTRAIN's models, alpha-beta-CROWN at 1000 s (300 s on MNIST)"
+    found = {
+        ("mnist-0.3", "ibp"): Published(98.55, 93.7, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+        ("cifar10-2", "ibp"): Published(69.18, 55.99, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+        ("cifar10-8", "ibp"): Published(50.98, 35.35, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+        ("mnist-0.3", "sabr"): Published(98.77, 92.8, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+        ("cifar10-2", "sabr"): Published(79.90, 64.49, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+        ("cifar10-8", "sabr"): Published(54.93, 34.96, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+        ("mnist-0.3", "mtl-ibp"): Published(98.66, 92.4, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+        ("cifar10-2", "mtl-ibp"): Published(79.10, 64.61, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+        ("cifar10-8", "mtl-ibp"): Published(51.87, 35.74, pareto, "CTRAIN", "hyper-parameters tuned by search"),
+    }
+    places = {
+        "mnist-0.1": (_MNIST, 0.1, 2.0, {"ibp": None, "sabr": 0.4, "mtl-ibp": 0.01, "cc-ibp": 0.1}),
+        "mnist-0.3": (_MNIST, 0.3, 1.334, {"ibp": None, "sabr": 0.6, "mtl-ibp": 0.08, "cc-ibp": 0.3}),
+        "cifar10-2": (
+            _CIFAR_CERTIFIED, 2 / 255, 1.0, {"ibp": None, "sabr": 0.1, "mtl-ibp": 4e-3, "cc-ibp": 1e-2, "exp-ibp": 9.5e-2},
+        ),
+        "cifar10-8": (_CIFAR_CERTIFIED, 8 / 255, 1.0, {"ibp": None, "sabr": 0.7, "mtl-ibp": 0.5, "cc-ibp": 0.5, "exp-ibp": 0.5}),
+    }  # fmt: skip
+    made = {}
+    for place, (setting, eps, multiplier, weights) in places.items():
+        for method, weight in weights.items():
+            wider = multiplier if method == "ibp" else 1.0
+            train = _train(**setting, method=method, eps=eps, weight=weight, eps_multiplier=wider)
+            made[f"{place}-{method}"] = Preset(train, found.get((place, method)))
+    return made
+
+
+PRESETS: dict[str, Preset] = {
+    "cifar10-pgd": Preset(_train(**_LONG, model=_SMALL, method="pgd")),
+    "cifar10-trades": Preset(
+        _train(
+            **_CIFAR | {"eps": 0.031}, model=_WIDE, method="trades", lr=0.1, epochs=76, drops=(75 / 76,), drop=0.1, weight_decay=2e-4
+        ),
+        Published(84.92, 53.08, "AutoAttack", "RobustBench", "steps of 0.007"),
+    ),
+    "cifar10-mart": Preset(
+        _train(
+            **_CIFAR, model=_SMALL, method="mart", lr=0.01, epochs=120, drops=(75 / 120, 90 / 120, 100 / 120), drop=0.1,
+            weight_decay=3.5e-3,
+        )
+    ),
+    "cifar10-pgd-awp": Preset(_train(**_LONG, model=_SMALL, method="pgd-awp")),
+    "cifar10-trades-awp": Preset(
+        _train(**_LONG, model=_WIDE, method="trades-awp"),
+        Published(85.36, 56.17, "AutoAttack", "the authors' README", "AWP from epoch 10 on"),
+    ),
+    "cifar10-hat": Preset(
+        _train(**_SHORT, model=_SMALL, method="hat", lr=0.21, epochs=50, nesterov=True),
+        Published(84.90, 49.08, "AutoAttack", "the authors' README", "a standard net of the authors"),
+    ),
+    "cifar10-gkl": Preset(
+        _train(**_LONG | {"lr": 0.2}, model=_WIDE, method="gkl"),
+        Published(85.31, 57.13, "AutoAttack", "the authors' README", "AWP from epoch 10, growing eps, an average by epoch"),
+    ),
+    "cifar10-score": Preset(_train(**_LONG | {"lr": 0.2, "batch_size": 512}, model="wide-resnet-28-10", method="score")),
+    "cifar10-fgsm-rs": Preset(
+        _train(**_SHORT, model=_SMALL, method="fgsm-rs", lr=0.2, epochs=15),
+        Published(86.06, 46.06, "PGD-50 with 10 restarts", "the authors' README", "crafted in training mode"),
+    ),
+    "cifar10-n-fgsm": Preset(_train(**_SHORT, model=_SMALL, method="n-fgsm", lr=0.2, epochs=30)),
+    "cifar10-gradalign": Preset(_train(**_SHORT | {"peak": 0.4}, model=_SMALL, method="gradalign", lr=0.3, epochs=30)),
+    "cifar10-free": Preset(
+        _train(**_SHORT, model=_SMALL, method="free", lr=0.04, epochs=10, replays=8),
+        Published(85.96, 46.33, "PGD-50 with 10 restarts", "the FGSM-RS authors' README"),
+    ),
+    **_certified(),
+}  # fmt: skip
+"""By name, ``DATASET-METHOD`` (certified: ``DATASET-RADIUS-METHOD``, CIFAR-10's radius in 255ths)."""
+
+
+def expand(argv: Sequence[str]) -> list[str]:
+    """The words of a command with ``--preset NAME`` replaced by what it stands for; the user's own words go before it.
+
+    >>> expand(["train", "--preset", "cifar10-fgsm-rs", "--epochs", "5"])[-4:]
+    ['--held-out', '0.02', '--epochs', '5']
+    """
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--preset=") else [word])]
+    if "--preset" not in words:
+        return list(argv)
+    at = words.index("--preset")
+    name = words[at + 1] if at + 1 < len(words) else ""
+    if words[0] != "train" or name not in PRESETS:
+        raise ValueError(f"--preset is for jrobust train, and names one of {', '.join(PRESETS)}; got {name!r}")
+    own = words[1:at] + words[at + 2 :]
+    said = {word.split("=", 1)[0].replace("_", "-").replace("--no-", "--") for word in own if word.startswith("--")}
+    return [
+        "train",
+        *(
+            w
+            for flag, more in flags(PRESETS[name].train)
+            if flag.replace("--no-", "--") not in said
+            for w in (flag, *more)
+        ),
+        *own,
+    ]
+
+
+def flags(train: Train) -> list[tuple[str, list[str]]]:
+    """The options of a training that are not the default ones."""
+    found = []
+    for name, default in vars(Train()).items():
+        value, flag = getattr(train, name), "--" + name.replace("_", "-")
+        if value == default:
+            continue
+        if isinstance(value, bool):
+            found.append((flag if value else "--no-" + flag[2:], []))
+        else:
+            found.append((flag, [str(v) for v in (value if isinstance(value, tuple) else (value,))]))
+    return found

@@ -1,0 +1,95 @@
+"""Published settings: each is a valid training whose step has the right shapes on its own data, and can be overridden word by word."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jrobust as jr
+from jrobust.cli import main
+from jrobust.cli._methods import METHODS, Setting, step_and_memory, updates
+from jrobust.cli._optimiser import optimiser, rate
+from jrobust.cli._presets import PRESETS, expand
+from jrobust.cli._train import Train, _check
+
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def test_every_method_with_a_published_setting_has_a_preset():
+    assert {p.train.method for p in PRESETS.values()} >= set(METHODS) & {
+        "pgd", "trades", "mart", "pgd-awp", "trades-awp", "hat", "gkl", "score", "fgsm-rs", "n-fgsm", "gradalign", "free",
+        "ibp", "sabr", "mtl-ibp", "cc-ibp", "exp-ibp",
+    }  # fmt: skip
+    for name, preset in PRESETS.items():
+        _check(dataclasses.replace(preset.train, standard="a run"))
+        dataset, *_radius, method = name.replace(preset.train.method, "METHOD").split("-")
+        assert (dataset, method) == (preset.train.dataset, "METHOD"), name
+        if preset.published is not None:
+            assert 0 < preset.published.robust < preset.published.clean < 100
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_makes_a_step_of_its_full_size(name):
+    """On shapes alone: what a GPU would run."""
+    train = PRESETS[name].train
+    shape = SHAPES[train.dataset]
+    model = nnx.eval_shape(lambda: jr.models.create(train.model, shape=shape, classes=10))
+    apply, params, rest = jr.nnx.functional(model)
+    setting = Setting(
+        jr.objectives.cross_entropy(apply), train.eps, lambda t: train.eps, lambda t: train.kappa, train.attack_steps,
+        train.replays, 10, 100, (train.batch_size, *shape), lambda x: jnp.zeros((len(x), 10)), train.weight,
+    )  # fmt: skip
+    tx = optimiser(train, 1000)
+    step, memory = step_and_memory(train.method, setting, tx)
+    state = jax.eval_shape(lambda: jr.training.init(params, rest, tx, memory=memory))
+    batch = (
+        jax.ShapeDtypeStruct((train.batch_size, *shape), jnp.float32),
+        jax.ShapeDtypeStruct((train.batch_size,), int),
+    )
+    after, metrics = jax.eval_shape(lambda s, b: step(s, b, key=jax.random.key(0)), state, batch)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    assert metrics["loss"].shape == ()
+
+
+def test_schedules_are_those_of_the_papers():
+    steps = rate(PRESETS["cifar10-pgd"].train, 200)
+    np.testing.assert_allclose([steps(0), steps(101), steps(151)], [0.1, 0.01, 0.001], rtol=1e-5)
+    up_and_down = rate(PRESETS["cifar10-fgsm-rs"].train, 100)
+    np.testing.assert_allclose([up_and_down(t) for t in (0, 25, 50, 75, 100)], [0, 0.1, 0.2, 0.1, 0], atol=1e-6)
+    cosine = rate(Train(schedule="cosine", lr=0.4, peak=0.1), 100)
+    np.testing.assert_allclose([cosine(0), cosine(10), cosine(100)], [0, 0.4, 0], atol=1e-6)
+    assert updates("free", PRESETS["cifar10-free"].train.replays) == 8
+
+
+def test_sgd_decays_weights_within_the_momentum_as_torch_does():
+    tx = optimiser(Train(optimiser="sgd", lr=0.1, weight_decay=0.5, clip_norm=None, drops=()), 10)
+    w, v = jnp.asarray(2.0), 0.0
+    state = tx.init(w)
+    expected = 2.0
+    for gradient in (1.0, -0.5, 0.25):
+        update, state = tx.update(jnp.asarray(gradient), state, w)
+        w = optax.apply_updates(w, update)
+        v = 0.9 * v + gradient + 0.5 * expected
+        expected -= 0.1 * v
+    assert float(w) == pytest.approx(expected)
+
+
+def test_a_preset_is_words_that_the_users_own_override(tmp_path, capsys):
+    words = expand(["train", "--preset=cifar10-fgsm-rs", "--no-augment", "--lr", "0.1"])
+    assert words[-3:] == ["--no-augment", "--lr", "0.1"]
+    assert "--augment" not in words
+    assert words.count("--lr") == 1
+    assert expand(["train", "--epochs", "3"]) == ["train", "--epochs", "3"]
+    small = ["--dataset", "digits", "--model", "mlp", "--epochs", "1", "--quiet", "--out", str(tmp_path / "run")]
+    assert main(["train", "--preset", "cifar10-trades", *small, "--no-augment", "--attack-steps", "2"]) == 0
+    written = json.loads((tmp_path / "run/config.json").read_text())
+    assert (written["method"], written["optimiser"], written["weight_decay"]) == ("trades", "sgd", 2e-4)
+    assert (written["eps"], written["dataset"], written["drops"]) == (0.031, "digits", [75 / 76])
+    capsys.readouterr()
+    assert main(["train", "--preset", "cifar10-tradez"]) == 2
+    assert "cifar10-trades," in capsys.readouterr().err
