@@ -33,6 +33,7 @@ PASSES = {
     "fgsm-rs": 2,
     "n-fgsm": 2,
     "free": REPLAYS,
+    "yopo": 5,  # those through the first layer alone are free
     "gradalign": 4,
     "trades": ATTACK_STEPS + 2,
     "mart": ATTACK_STEPS + 2,
@@ -41,6 +42,7 @@ PASSES = {
     "hat": ATTACK_STEPS + 3,
     "gkl": ATTACK_STEPS + 2,
     "score": ATTACK_STEPS + 2,
+    "alp": ATTACK_STEPS + 2,
     "ibp": 3,
     "crown-ibp": 8,
     "sabr": ATTACK_STEPS + 3,

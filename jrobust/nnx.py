@@ -26,7 +26,9 @@ class Functional(NamedTuple):
     rest: PyTree
 
 
-def functional(model: nnx.Module, *, trained: Any = nnx.Param) -> Functional:
+def functional(
+    model: nnx.Module, *, trained: Any = nnx.Param, call: Callable[[Any, Any], Any] | None = None
+) -> Functional:
     """Take a module apart into a pure function and its arrays.
 
     With ``train=True`` the function runs in training mode: BatchNorm normalises with the batch and ``rest'`` carries
@@ -40,6 +42,7 @@ def functional(model: nnx.Module, *, trained: Any = nnx.Param) -> Functional:
     Args:
       model: the module; ``model(x[B, ...])`` returns logits [B, K].
       trained: an NNX filter that says which variables are ``params`` (for instance ``nnx.LoRAParam``).
+      call: what to do with module and input, such as a method, ``Net.begin``; None calls the module.
 
     Returns:
       ``(apply, params, rest)``.
@@ -61,7 +64,8 @@ def functional(model: nnx.Module, *, trained: Any = nnx.Param) -> Functional:
     copy = nnx.merge(graph, params, rest)
     copy.eval()
     graph, params, rest = nnx.split(copy, trained, ...)
-    return Functional(bind(_apply, graph=graph, trained=trained), nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
+    apply = bind(_apply, graph=graph, trained=trained, call=call)
+    return Functional(apply, nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
 
 
 def merge(model: nnx.Module, params: PyTree, rest: PyTree) -> nnx.Module:
@@ -81,10 +85,10 @@ def merge(model: nnx.Module, params: PyTree, rest: PyTree) -> nnx.Module:
 
 
 def _apply(
-    params: PyTree, rest: PyTree, x: Float[Array, "b ..."], *, train: bool, graph: Any, trained: Any
+    params: PyTree, rest: PyTree, x: Float[Array, "b ..."], *, train: bool, graph: Any, trained: Any, call: Any
 ) -> tuple[Array, PyTree]:
     model: Any = nnx.merge(graph, params, rest)
     (model.train if train else model.eval)()
-    logits = model(x)
+    logits = model(x) if call is None else call(model, x)
     _, _, rest = nnx.split(model, trained, ...)
     return logits, nnx.to_pure_dict(rest)

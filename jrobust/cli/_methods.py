@@ -23,6 +23,7 @@ class Setting(NamedTuple):
       batch: shape of a batch.
       standard: a model trained without attacks, for HAT.
       weight: of the bound (SABR: size of its box), where a method lies between an attack and a bound; None: its own.
+      net: the model, of `jr.models`: YOPO parts it after its first layer.
     """
 
     loss: jr.objectives.Loss
@@ -36,6 +37,7 @@ class Setting(NamedTuple):
     batch: tuple[int, ...]
     standard: Callable[[Any], Any] | None
     weight: float | None = None
+    net: Any = None
 
     @property
     def threat(self) -> jr.sets.Threat:
@@ -81,6 +83,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "fgsm-rs": lambda s: training.fgsm_rs(s.loss, s.threat),
     "n-fgsm": lambda s: training.n_fgsm(s.loss, s.threat),
     "free": lambda s: s.loss,  # and a step of its own
+    "yopo": lambda s: s.loss,  # the same
     "gradalign": lambda s: training.gradalign(s.loss, s.threat),
     "trades": _pair(training.trades),
     "mart": _pair(training.mart),
@@ -89,6 +92,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "hat": _hat,
     "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.epoch, attack=s.steps),
     "score": _pair(training.score),
+    "alp": _pair(training.alp),
     "ibp": _certified(jr.bounds.ibp()),
     "crown-ibp": _certified(jr.bounds.crown_ibp()),
     "sabr": _between(lambda attack, bound, size: jr.shrink(bound, size, about=attack), 0.4),
@@ -112,4 +116,7 @@ def step_and_memory(method: str, s: Setting, tx: optax.GradientTransformation) -
     loss = METHODS[method](s)
     if method == "free":
         return training.free(loss, s.threat, tx, replays=s.replays), jnp.zeros(s.batch)
+    if method == "yopo":
+        first, after = (jr.nnx.functional(s.net, call=part).apply for part in (type(s.net).begin, type(s.net).finish))
+        return training.yopo(first, jr.objectives.cross_entropy(after), s.threat, tx), None
     return training.make_step(loss, tx), getattr(loss, "start", None)

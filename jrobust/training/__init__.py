@@ -5,12 +5,13 @@ from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
 from jrobust.training._gkl import gkl
 from jrobust.training._losses import blend, certified
-from jrobust.training._paired import hat, mart, paired, score, trades
+from jrobust.training._paired import alp, hat, mart, paired, score, trades
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
 from jrobust.training._single_step import Stop, fgsm_rs, gradalign, n_fgsm, overfitting_guard
 from jrobust.training._step import Remembering, Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
 from jrobust.training._substitute import Substitute, substitute
+from jrobust.training._yopo import yopo
 
 __all__ = [
     "Remembering",
@@ -20,6 +21,7 @@ __all__ = [
     "Substitute",
     "TrainState",
     "accuracy",
+    "alp",
     "awp",
     "blend",
     "certified",
@@ -47,4 +49,5 @@ __all__ = [
     "start_run",
     "substitute",
     "trades",
+    "yopo",
 ]

@@ -1,4 +1,4 @@
-"""Losses of a clean batch and its adversarial one, in pairs: TRADES, MART, SCORE, HAT."""
+"""Losses of a clean batch and its adversarial one, in pairs: TRADES, MART, SCORE, ALP, HAT."""
 
 from collections.abc import Callable
 from typing import Any
@@ -174,6 +174,36 @@ def score(
         return jnp.sum((p - jax.nn.one_hot(y, p.shape[-1])) ** 2, -1) + beta * jnp.sum((q - p) ** 2, -1)
 
     return paired(loss, threat, inner(attack, "random", squared), outer, crafting=crafting)
+
+
+def alp(
+    loss: Loss, threat: Threat, *, weight: Any = 0.5, attack: Oracle | int = 10, crafting: Crafting = "inference"
+) -> AtWitnesses:
+    """Adversarial logit pairing: ``CE(x, y) + CE(x', y) + weight ||z(x) - z(x')||^2``, z the logits. Historic.
+
+    Not robust under strong attack: much of what it gains under PGD is a loss that is hard to climb. Judge it by AutoAttack.
+
+    Args:
+      loss, threat, crafting: as of `trades`.
+      weight: of the squared distance of the logits; the default is ours.
+      attack: a lower oracle, or how many steps of PGD climb the loss from a random start.
+
+    References:
+      Kannan, Kurakin & Goodfellow, Adversarial logit pairing, 2018.
+      Engstrom, Ilyas & Athalye, Evaluating and understanding the robustness of adversarial logit pairing, 2018.
+
+    >>> import jrobust as jr
+    >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
+    >>> robust = alp(loss, jr.sets.linf(0.5), weight=2.0, attack=jr.attacks.fgsm())
+    >>> args = jnp.eye(2), None, jnp.array([[1.0, 0.0]]), jnp.array([0])
+    >>> print(robust(*args, key=jax.random.key(0), train=True)[0])  # log(1 + 1/e) + log 2 + 2 * (1/4 + 1/4)
+    [2.0064087]
+    """
+
+    def outer(clean: Any, adversarial: Any, y: Any) -> Any:
+        return loss.reduce(clean, y) + loss.reduce(adversarial, y) + weight * jnp.sum((clean - adversarial) ** 2, -1)
+
+    return paired(loss, threat, inner(attack, "random"), outer, crafting=crafting)
 
 
 def hat(

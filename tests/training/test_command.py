@@ -13,7 +13,7 @@ from jrobust.cli._train import Train
 SMALL = Train(model="mlp", epochs=2, batch_size=256, attack_steps=2, quiet=True)
 
 
-@pytest.mark.parametrize("method", ["natural", "pgd", "ibp", "free", "gkl"])  # a loss, a step, a memory
+@pytest.mark.parametrize("method", ["natural", "pgd", "ibp", "free", "gkl", "yopo"])  # a loss, a step, a memory
 def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
     config = dataclasses.replace(SMALL, method=method, out=str(tmp_path / "run"), ema=method == "pgd")
     run = config.run()
@@ -42,7 +42,8 @@ def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_name_makes_a_step(method):
-    apply, params, rest = jr.nnx.functional(jr.models.create("mlp", shape=(4, 4, 1), classes=4))
+    net = jr.models.create("mlp", shape=(4, 4, 1), classes=4)
+    apply, params, rest = jr.nnx.functional(net)
     setting = Setting(
         jr.objectives.cross_entropy(apply),
         0.1,
@@ -54,6 +55,7 @@ def test_every_name_makes_a_step(method):
         3,
         (8, 4, 4, 1),
         lambda x: x[:, 0, :, 0],
+        net=net,
     )
     tx = optax.sgd(0.1)
     step, memory = step_and_memory(method, setting, tx)

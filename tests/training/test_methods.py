@@ -26,6 +26,7 @@ METHODS = {
     "trades": lambda loss: training.trades(loss, THREAT),
     "mart": lambda loss: training.mart(loss, THREAT),
     "score": lambda loss: training.score(loss, THREAT),
+    "alp": lambda loss: training.alp(loss, THREAT),
     "hat": lambda loss: training.hat(loss, THREAT, lambda x: x.reshape(x.shape[0], -1)[:, :4]),
     "awp": lambda loss: training.awp(training.trades(loss, THREAT)),
     "awp of a bound": lambda loss: training.awp(jr.worst_case(loss, THREAT.family(0.03), jr.bounds.ibp())),
@@ -113,6 +114,14 @@ def test_trades_and_hat_are_their_formulas():
     hat = training.hat(LOSS, THREAT, lambda x: jax.nn.one_hot(label, 4), beta=3.0, gamma=0.25, h=2.0)
     helper = -jax.nn.log_softmax(clean_logits(X + 2 * 0.05))[:, 2]
     np.testing.assert_allclose(at(hat, z), ce + 3 * kl + 0.25 * helper, rtol=1e-4, atol=1e-5)
+
+
+def test_alp_is_its_formula():
+    z = X + 0.05
+    a, b = clean_logits(X), clean_logits(z)
+    both = sum(-jax.nn.log_softmax(v)[jnp.arange(8), Y] for v in (a, b))
+    expected = both + 0.25 * jnp.sum((a - b) ** 2, -1)
+    np.testing.assert_allclose(at(training.alp(LOSS, THREAT, weight=0.25), z), expected, rtol=1e-4)
 
 
 def test_mart_is_its_formula_with_the_largest_wrong_class():
@@ -231,6 +240,51 @@ def test_free_replays_and_remembers():
         training.free(LOSS, THREAT, tx)(training.init(dense_params(), None, tx), (X, Y), key=jax.random.key(0))
 
 
+def first(params, rest, x, *, train):
+    return x.reshape(x.shape[0], -1) @ params["w"] + params["b"], rest
+
+
+def after_first(params, rest, h, *, train):
+    return jax.nn.relu(h) @ params["v"], rest
+
+
+def test_yopo_climbs_the_full_gradient_at_first_and_takes_the_mean_of_its_passes():
+    tx, key, loss = optax.sgd(1.0), jax.random.key(0), jr.objectives.cross_entropy(after_first)
+    start = training.init(dense_params(), None, tx)
+    total = lambda p, z: jnp.mean(LOSS(p, None, z, Y)[0])  # noqa: E731
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(8))
+    z = jax.vmap(lambda x, k: THREAT(x).sample(k))(X, keys)
+    slopes, expected = [], []
+    for _ in range(2):
+        slopes.append(jax.grad(total)(start.params, z))
+        p = jax.grad(lambda h: jnp.mean(loss(start.params, None, h, Y)[0]))(first(start.params, None, z, train=True)[0])
+        through = (p @ start.params["w"].T).reshape(z.shape)  # of a linear layer the same at every point
+        np.testing.assert_allclose(through, jax.grad(total, argnums=1)(start.params, z), rtol=1e-4, atol=1e-7)
+        expected.append(jax.tree.map(lambda *g: sum(g) / len(g), *slopes))
+        for _ in range(3):
+            z = jnp.clip(jnp.clip(z + 0.25 * EPS * jnp.sign(through), X - EPS, X + EPS), 0, 1)
+    for outer, grads in enumerate(expected, 1):
+        step = jax.jit(training.yopo(first, loss, THREAT, tx, outer=outer, inner=3))
+        after, metrics = step(start, (X, Y), key=key)
+        for a, b, g in zip(*map(jax.tree.leaves, (start.params, after.params, grads)), strict=True):
+            np.testing.assert_allclose(a - b, g, rtol=1e-3, atol=1e-6)
+        assert float(metrics["loss"]) > 0
+
+
+def test_yopo_updates_the_statistics_of_what_follows():
+    net = Net(Rngs(0))
+    begin, params, rest = jr.nnx.functional(net, call=lambda m, x: m.conv(x))
+    finish = jr.nnx.functional(net, call=lambda m, h: m.head(jax.nn.relu(m.norm(h)).reshape(h.shape[0], -1))).apply
+    tx = optax.adam(0.02)
+    step = jax.jit(training.yopo(begin, jr.objectives.cross_entropy(finish), THREAT, tx, outer=3, inner=2))
+    state, lines = training.init(params, rest, tx), []
+    for t in range(60):
+        state, metrics = step(state, (X, Y), key=jax.random.key(t))
+        lines.append(float(metrics["loss"]))
+    assert lines[-1] < 0.2 < lines[0]
+    assert bool(jnp.any(state.rest["norm"]["mean"] != rest["norm"]["mean"]))
+
+
 def test_the_guard_stops_a_collapse_and_keeps_what_was_before(tmp_path):
     x, y = blobs()
     tx = optax.sgd(0.5)
@@ -273,6 +327,7 @@ def test_the_guard_stops_a_collapse_and_keeps_what_was_before(tmp_path):
         (lambda: training.mart(LOSS, THREAT, attack=jr.attacks.pgd(early_stop=True)), "early"),
         (lambda: training.gkl(LOSS, THREAT, classes=1, epoch=3), "classes is an int >= 2"),
         (lambda: training.free(LOSS, THREAT, optax.sgd(0.1), replays=0), "replays"),
+        (lambda: training.yopo(first, LOSS, THREAT, optax.sgd(0.1), inner=0), "inner"),
     ],
 )
 def test_nonsense_is_refused(make, message):
