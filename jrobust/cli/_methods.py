@@ -23,6 +23,7 @@ class Setting(NamedTuple):
       batch: shape of a batch.
       standard: a model trained without attacks, for HAT.
       weight: of the bound (SABR: size of its box), where a method lies between an attack and a bound; None: its own.
+      total, examples: steps of the whole training, and how large the training set is.
       net: the model, of `jr.models`: YOPO parts it after its first layer.
     """
 
@@ -37,6 +38,8 @@ class Setting(NamedTuple):
     batch: tuple[int, ...]
     standard: Callable[[Any], Any] | None
     weight: float | None = None
+    total: int = 1
+    examples: int = 1
     net: Any = None
 
     @property
@@ -61,6 +64,31 @@ def _pair(method: Callable[..., Any]) -> Callable[[Setting], Any]:
 def _hat(s: Setting) -> Any:
     assert s.standard is not None, "looked at before"
     return training.hat(s.loss, s.threat, s.standard, attack=s.steps)
+
+
+def _fat(beta: float | None) -> Callable[[Setting], Any]:
+    """With the published moments at which its attack may go on for longer: after 50 and 90 of 120 epochs."""
+
+    def made(s: Setting) -> Any:
+        tau = lambda t: 1.0 * (t >= 50 * s.total // 120) + 1.0 * (t >= 90 * s.total // 120)  # noqa: E731
+        return training.scheduled(lambda t: training.fat(s.loss, s.threat, tau=tau(t), beta=beta, attack=s.steps))
+
+    return made
+
+
+def _cfa(beta: float | None) -> Callable[[Setting], Any]:
+    """Classes differ after a twentieth of the training, as published: 10 of 200 epochs."""
+
+    def made(s: Setting) -> Any:
+        begin = max(1, s.total // (20 * s.epoch))
+        how = {"classes": s.classes, "epoch": s.epoch, "beta": beta, "begin": begin, "attack": s.steps}
+        return training.cfa(s.loss, s.threat, **how)
+
+    return made
+
+
+def _iaat(s: Setting) -> Any:
+    return training.iaat(s.loss, s.threat, examples=s.examples, warmup=s.total // 20, attack=s.steps)
 
 
 def _certified(bound: jr.Oracle) -> Callable[[Setting], Any]:
@@ -93,6 +121,11 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.epoch, attack=s.steps),
     "score": _pair(training.score),
     "alp": _pair(training.alp),
+    "fat": _fat(None),
+    "fat-trades": _fat(6.0),
+    "iaat": _iaat,
+    "cfa": _cfa(None),
+    "cfa-trades": _cfa(6.0),
     "ibp": _certified(jr.bounds.ibp()),
     "crown-ibp": _certified(jr.bounds.crown_ibp()),
     "sabr": _between(lambda attack, bound, size: jr.shrink(bound, size, about=attack), 0.4),

@@ -29,8 +29,9 @@ class Train:
     model: str = "cnn-small"
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10 or vit-tiny"""
     method: str = "natural"
-    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm,
-    gradalign, free, yopo; on bounds, so that the model can be certified: ibp, crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
+    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, fat, fat-trades, iaat, cfa, cfa-trades, pgd-awp,
+    trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo; on bounds, so that the model can be certified: ibp, crown-ibp, sabr,
+    mtl-ibp, cc-ibp, exp-ibp"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None
@@ -134,6 +135,8 @@ def train(config: Train) -> Path:
         (config.batch_size, *loaded.shape),
         standard,
         config.weight,
+        total,
+        len(x),
         net,
     )
     step, memory = step_and_memory(config.method, setting, tx)

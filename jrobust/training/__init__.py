@@ -1,8 +1,11 @@
 """Training: one step for natural, adversarial and certified losses, and a loop that resumes exactly."""
 
 from jrobust.training._awp import awp
+from jrobust.training._calibrated import cfa, iaat
+from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
+from jrobust.training._friendly import fat, friendly
 from jrobust.training._gkl import gkl
 from jrobust.training._losses import blend, certified
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
@@ -25,14 +28,19 @@ __all__ = [
     "awp",
     "blend",
     "certified",
+    "cfa",
     "ema_decay",
     "epoch_steps",
+    "fat",
+    "fawa",
     "fgsm_rs",
     "fit",
     "free",
+    "friendly",
     "gkl",
     "gradalign",
     "hat",
+    "iaat",
     "init",
     "linear",
     "load",

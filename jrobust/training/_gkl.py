@@ -1,6 +1,6 @@
 """The divergence taken apart: generalised KL, whose two parts are weighted by themselves and by what a class looks like on average."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jrobust._oracle import Oracle
 from jrobust._transforms import Crafting, crafting_by
 from jrobust.objectives import kl
 from jrobust.sets import Threat
+from jrobust.training._classes import ClassMeans, check_epoch, class_means, remembered
 from jrobust.training._paired import both, inner, near
 from jrobust.training._step import Remembering
 from jrobust.typing import Array, Float
@@ -33,15 +34,6 @@ def weighted_squares(
     d, total = clean - adversarial, jnp.sum(weights, -1)
     mean = jnp.sum(weights * d, -1, keepdims=True) / jnp.where(total > 0, total, 1.0)[:, None]
     return 0.5 * total * jnp.sum(weights * (d - mean) ** 2, -1)
-
-
-class ClassPrior(NamedTuple):
-    """What each class looks like on average: ``prior[y]`` of the last epoch, sums and counts of this one, batches seen in it."""
-
-    prior: Float[Array, "K K"]
-    sums: Float[Array, "K K"]
-    counts: Float[Array, " K"]
-    batches: Any
 
 
 def gkl(
@@ -82,37 +74,21 @@ def gkl(
     >>> import jrobust as jr
     >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
     >>> robust = gkl(loss, jr.sets.linf(0.1), classes=2, epoch=10)
-    >>> robust.start.prior.tolist()
+    >>> robust.start.means.tolist()
     [[0.5, 0.5], [0.5, 0.5]]
     """
-    if not (isinstance(classes, int) and classes >= 2 and isinstance(epoch, int) and epoch >= 1):
-        raise ValueError(f"gkl: classes is an int >= 2 and epoch an int >= 1, got {classes!r} and {epoch!r}")
+    check_epoch(classes, epoch, "gkl")
     craft = crafting_by(loss, threat, inner(attack, near, kl), crafting=crafting, by="gkl")
 
-    def remembering(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool, memory: ClassPrior) -> Any:
+    def remembering(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool, memory: ClassMeans) -> Any:
         z = craft(params, rest, x, y, key=key)
         clean, adversarial, rest = both(loss, params, rest, x, z, y, train=train)
-        weights = memory.prior[y] ** gamma
+        weights = memory.means[y] ** gamma
         soft = -jnp.sum(jax.lax.stop_gradient(jax.nn.softmax(clean)) * jax.nn.log_softmax(adversarial), -1)
         share = y.shape[0] / jnp.sum(jnp.sum(weights, -1) ** 2)
         squares = share * weighted_squares(clean, adversarial, weights)
         losses = optax.softmax_cross_entropy_with_integer_labels(clean, y) + alpha * soft + beta * squares
-        return losses, rest, _remembered(memory, jax.lax.stop_gradient(clean), y, temperature, epoch)
+        return losses, rest, remembered(memory, jax.nn.softmax(clean / temperature), y, epoch)
 
-    k = classes
-    start = ClassPrior(jnp.full((k, k), 1.0 / k), jnp.zeros((k, k)), jnp.zeros(k), jnp.zeros((), jnp.int32))
-    return Remembering(remembering, start)
-
-
-def _remembered(memory: ClassPrior, clean: Any, y: Any, temperature: Any, epoch: int) -> ClassPrior:
-    seen = jax.nn.one_hot(y, clean.shape[-1], dtype=clean.dtype)
-    sums = memory.sums + seen.T @ jax.nn.softmax(clean / temperature)
-    counts, batches = memory.counts + jnp.sum(seen, 0), memory.batches + 1
-    over = batches >= epoch
-    means = jnp.where(counts[:, None] > 0, sums / jnp.maximum(counts, 1.0)[:, None], memory.prior)
-    return ClassPrior(
-        jnp.where(over, means, memory.prior),
-        jnp.where(over, 0.0, sums),
-        jnp.where(over, 0.0, counts),
-        jnp.where(over, 0, batches),
-    )
+    uniform = jnp.full((classes, classes), 1.0 / classes)
+    return Remembering(remembering, class_means(uniform))

@@ -13,7 +13,7 @@ from jrobust.cli._train import Train
 SMALL = Train(model="mlp", epochs=2, batch_size=256, attack_steps=2, quiet=True)
 
 
-@pytest.mark.parametrize("method", ["natural", "pgd", "ibp", "free", "gkl", "yopo"])  # a loss, a step, a memory
+@pytest.mark.parametrize("method", ["natural", "pgd", "ibp", "free", "gkl", "yopo", "iaat"])  # a loss, a step, a memory
 def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
     config = dataclasses.replace(SMALL, method=method, out=str(tmp_path / "run"), ema=method == "pgd")
     run = config.run()
@@ -55,12 +55,14 @@ def test_every_name_makes_a_step(method):
         3,
         (8, 4, 4, 1),
         lambda x: x[:, 0, :, 0],
+        total=9,
+        examples=24,
         net=net,
     )
     tx = optax.sgd(0.1)
     step, memory = step_and_memory(method, setting, tx)
     state = jr.training.init(params, rest, tx, memory=memory)
-    batch = jnp.full((8, 4, 4, 1), 0.5), jnp.arange(8) % 4
+    batch = jnp.full((8, 4, 4, 1), 0.5), jnp.arange(8) % 4, jnp.arange(8)
     after, metrics = jax.eval_shape(lambda s, b: step(s, b, key=jax.random.key(0)), state, batch)
     assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(jnp.shape, state)
     assert metrics["loss"].shape == ()

@@ -31,13 +31,19 @@ METHODS = {
     "awp": lambda loss: training.awp(training.trades(loss, THREAT)),
     "awp of a bound": lambda loss: training.awp(jr.worst_case(loss, THREAT.family(0.03), jr.bounds.ibp())),
     "gkl": lambda loss: training.gkl(loss, THREAT, classes=4, epoch=2),
+    "fat": lambda loss: training.fat(loss, THREAT, tau=1),
+    "fat of trades": lambda loss: training.fat(loss, THREAT, tau=0, beta=6.0, attack=4),
+    "iaat": lambda loss: training.iaat(loss, THREAT, examples=96, attack=2),
+    "cfa": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1),
+    "cfa of trades": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1, beta=6.0),
 }
 
 
 def called(robust, params, rest, x, y, *, train, key=None):
     options = {"key": jax.random.key(3) if key is None else key, "train": train}
     if isinstance(robust, training.Remembering):
-        return robust.loss(params, rest, x, y, memory=robust.start, **options)[:2]
+        where = {"index": jnp.arange(y.shape[0])} if robust.indexed else {}
+        return robust.loss(params, rest, x, y, memory=robust.start, **options, **where)[:2]
     return robust(params, rest, x, y, **options)
 
 
@@ -73,7 +79,7 @@ def test_every_method_learns_what_is_easy(name):
     step = jax.jit(training.make_step(robust, tx, measure=training.accuracy(dense)))
     state = training.init(dense_params(), None, tx, memory=start)
     for t in range(80):
-        state, metrics = step(state, (x, y), key=jax.random.key(t))
+        state, metrics = step(state, (x, y, jnp.arange(96)), key=jax.random.key(t))
     assert float(metrics["accuracy"]) == 1.0
 
 
@@ -211,12 +217,12 @@ def test_gkl_learns_what_classes_look_like_once_an_epoch():
     memory = robust.start
     for t in range(2):
         x, y = X[t::2], Y[t::2]
-        assert bool(jnp.all(memory.prior == 0.25))
+        assert bool(jnp.all(memory.means == 0.25))
         *_, memory = robust.loss(dense_params(), None, x, y, key=jax.random.key(t), train=True, memory=memory)
     p = jax.nn.softmax(clean_logits() / 2.0)
     means = jnp.stack([p[jnp.arange(k, 8, 4)].mean(0) for k in range(4)])
-    np.testing.assert_allclose(memory.prior, means, rtol=1e-5)
-    assert int(memory.batches) == 0
+    np.testing.assert_allclose(memory.means, means, rtol=1e-5)
+    assert int(memory.batches) == 2
     assert not bool(jnp.any(memory.counts))
 
 
