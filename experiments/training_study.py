@@ -41,6 +41,8 @@ PASSES = {
     "trades-awp": ATTACK_STEPS + 4,
     "hat": ATTACK_STEPS + 3,
     "gkl": ATTACK_STEPS + 2,
+    "lbgat": ATTACK_STEPS + 2,
+    "lbgat-6": ATTACK_STEPS + 3,
     "score": ATTACK_STEPS + 2,
     "alp": ATTACK_STEPS + 2,
     "fat": ATTACK_STEPS + 1,

@@ -119,6 +119,8 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "trades-awp": lambda s: training.awp(_pair(training.trades)(s), gamma=0.005),
     "hat": _hat,
     "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.epoch, attack=s.steps),
+    "lbgat": _pair(training.lbgat),
+    "lbgat-6": _pair(partial(training.lbgat, beta=6.0)),
     "score": _pair(training.score),
     "alp": _pair(training.alp),
     "fat": _fat(None),
@@ -137,6 +139,10 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
 
 CERTIFIED = {"ibp": 1.5, "crown-ibp": 1.5, "sabr": 1.0, "mtl-ibp": 1.0, "cc-ibp": 1.0, "exp-ibp": 1.0}
 """Methods by bounds, and the multiple of eps that each trains at by default."""
+
+
+PAIRS = ("lbgat", "lbgat-6")
+"""Methods that train a student and a teacher at once; the student is the model of the run."""
 
 
 def updates(method: str, replays: int) -> int:

@@ -13,7 +13,7 @@ import optax
 import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli._common import Number
-from jrobust.cli._methods import CERTIFIED, METHODS, Setting, step_and_memory, updates
+from jrobust.cli._methods import CERTIFIED, METHODS, PAIRS, Setting, step_and_memory, updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Train:
     model: str = "cnn-small"
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10 or vit-tiny"""
     method: str = "natural"
-    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, fat, fat-trades, iaat, cfa, cfa-trades, pgd-awp,
-    trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo; on bounds, so that the model can be certified: ibp, crown-ibp, sabr,
-    mtl-ibp, cc-ibp, exp-ibp"""
+    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa, cfa-trades,
+    pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo; on bounds, so that the model can be certified: ibp,
+    crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None
@@ -109,6 +109,8 @@ def train(config: Train) -> Path:
     for name in ("out", "resume", "quiet"):
         del resolved[name]
     resolved |= {"command": "train", "version": jr.__version__, "model": described}
+    if config.method in PAIRS:
+        resolved["part"] = "student"
     dataset = config.dataset.replace("/", "-").replace(":", "-")
     out = config.out or f"runs/{dataset}-{config.model}-{config.method}-{config.eps:g}-{config.seed}"
     run = training.start_run(out, resolved, resume=config.resume, ignore=("data_dir", "version"))
@@ -117,11 +119,16 @@ def train(config: Train) -> Path:
     key, for_init = jax.random.split(jax.random.key(config.seed))
     if config.method in CERTIFIED:
         params = models.ibp_init(for_init, params)
+    model = apply
+    if config.method in PAIRS:
+        other = nnx.functional(models.create(**{**described, "seed": config.seed + 1}))
+        params, rest = {"student": params, "teacher": other.params}, {"student": rest, "teacher": other.rest}
+        model = lambda params, rest, x, *, train: apply(params["student"], rest["student"], x, train=train)  # noqa: E731
     total = epochs * per_epoch
     count = total * updates(config.method, config.replays)
     rate = optax.piecewise_constant_schedule(config.lr, {int(0.7 * count): 0.2, int(0.85 * count): 0.2})
     tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
-    hook = _accuracy(apply, loaded.test_x, loaded.test_y)
+    hook = _accuracy(model, loaded.test_x, loaded.test_y)
     begin, end = round(config.warmup * total), round((config.warmup + config.ramp) * total)
     setting = Setting(
         jr.objectives.cross_entropy(apply),

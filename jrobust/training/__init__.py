@@ -6,7 +6,8 @@ from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
 from jrobust.training._friendly import fat, friendly
-from jrobust.training._gkl import gkl
+from jrobust.training._gkl import dkl, gkl
+from jrobust.training._guided import lbgat
 from jrobust.training._losses import blend, certified
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
 from jrobust.training._run import load, read_config, restore, start_run
@@ -29,6 +30,7 @@ __all__ = [
     "blend",
     "certified",
     "cfa",
+    "dkl",
     "ema_decay",
     "epoch_steps",
     "fat",
@@ -42,6 +44,7 @@ __all__ = [
     "hat",
     "iaat",
     "init",
+    "lbgat",
     "linear",
     "load",
     "make_step",

@@ -31,12 +31,22 @@ METHODS = {
     "awp": lambda loss: training.awp(training.trades(loss, THREAT)),
     "awp of a bound": lambda loss: training.awp(jr.worst_case(loss, THREAT.family(0.03), jr.bounds.ibp())),
     "gkl": lambda loss: training.gkl(loss, THREAT, classes=4, epoch=2),
+    "dkl": lambda loss: training.dkl(loss, THREAT),
+    "lbgat": lambda loss: training.lbgat(loss, THREAT, attack=3),
+    "lbgat of trades": lambda loss: training.lbgat(loss, THREAT, beta=6.0, attack=3),
     "fat": lambda loss: training.fat(loss, THREAT, tau=1),
     "fat of trades": lambda loss: training.fat(loss, THREAT, tau=0, beta=6.0, attack=4),
     "iaat": lambda loss: training.iaat(loss, THREAT, examples=96, attack=2),
     "cfa": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1),
     "cfa of trades": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1, beta=6.0),
 }
+
+
+PAIRS = ("lbgat", "lbgat of trades")  # of a student and a teacher
+
+
+def pairs(*trees):
+    return ({"student": tree, "teacher": tree} for tree in trees)
 
 
 def called(robust, params, rest, x, y, *, train, key=None):
@@ -51,6 +61,8 @@ def called(robust, params, rest, x, y, *, train, key=None):
 def test_one_contract_for_all(name):
     apply, params, rest = jr.nnx.functional(Net(Rngs(0)))
     robust = METHODS[name](jr.objectives.cross_entropy(apply))
+    if name in PAIRS:
+        params, rest = pairs(params, rest)
 
     @jax.jit
     def both(params, rest, key):
@@ -66,8 +78,10 @@ def test_one_contract_for_all(name):
         assert bool(jnp.isfinite(value))
         assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(gradient))
         assert max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradient)) > 1e-4
-        moved = not all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (after["norm"], rest["norm"]))))
-        assert moved == train  # BatchNorm's statistics
+        nets = [(after[k], rest[k]) for k in rest] if name in PAIRS else [(after, rest)]
+        for new, old in nets:
+            moved = not all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (new["norm"], old["norm"]))))
+            assert moved == train  # BatchNorm's statistics
         np.testing.assert_array_equal(losses, again[train][0][1][0])
 
 
@@ -76,8 +90,12 @@ def test_every_method_learns_what_is_easy(name):
     x, y = map(jnp.asarray, blobs())
     robust, tx = METHODS[name](LOSS), optax.adam(0.02)
     start = robust.start if isinstance(robust, training.Remembering) else None
-    step = jax.jit(training.make_step(robust, tx, measure=training.accuracy(dense)))
-    state = training.init(dense_params(), None, tx, memory=start)
+    params, rest, apply = dense_params(), None, dense
+    if name in PAIRS:
+        params, rest = pairs(params, rest)
+        apply = lambda p, r, x, *, train: dense(p["student"], None, x, train=train)  # noqa: E731
+    step = jax.jit(training.make_step(robust, tx, measure=training.accuracy(apply)))
+    state = training.init(params, rest, tx, memory=start)
     for t in range(80):
         state, metrics = step(state, (x, y, jnp.arange(96)), key=jax.random.key(t))
     assert float(metrics["accuracy"]) == 1.0
@@ -210,6 +228,45 @@ def test_the_parts_of_the_divergence_have_its_gradient():
     np.testing.assert_allclose(by_clean, expected[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(by_other, expected[1], rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(weighted_squares(n, n, p), 0.0)
+
+
+def test_the_divergence_taken_apart_has_two_weights():
+    params, z = dense_params(), X + 0.05
+    gradient = lambda robust: jax.grad(  # noqa: E731
+        lambda p: jnp.mean(robust.at(p, None, X, z, Y, key=jax.random.key(0), train=True)[0])
+    )(params)
+    of = lambda **how: gradient(training.dkl(LOSS, THREAT, **how))  # noqa: E731
+    same = of(alpha=3.0, beta=3.0), gradient(training.trades(LOSS, THREAT, beta=3.0))
+    differ = of(alpha=3.0, beta=3.0, symmetric=True), of(alpha=3.0, beta=1.0), of(alpha=1.0, beta=3.0)
+    for a, b, *others in zip(*map(jax.tree.leaves, (*same, *differ)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        assert all(float(jnp.max(jnp.abs(a - c))) > 1e-3 for c in others)
+
+
+def test_ikl_is_gkl_with_whole_weights():
+    robust = training.gkl(LOSS, THREAT, classes=4, epoch=9, alpha=0.0, beta=1.0, gamma=1.0)
+    prior = jax.nn.softmax(jax.random.normal(jax.random.key(0), (4, 4)))
+    how = {"key": jax.random.key(0), "train": True}
+    losses, *_ = robust.loss(dense_params(), None, X, Y, memory=robust.start._replace(means=prior), **how)
+    z = training.trades(LOSS, THREAT).craft(dense_params(), None, X, Y, key=how["key"])
+    squares = weighted_squares(clean_logits(), clean_logits(z), prior[Y])
+    np.testing.assert_allclose(losses, LOSS(dense_params(), None, X, Y)[0] + squares, rtol=1e-4)
+
+
+def test_lbgat_is_its_formula_and_trains_both():
+    params, rest = {"student": dense_params(0), "teacher": dense_params(1)}, {"student": None, "teacher": None}
+    how = {"key": jax.random.key(0), "train": True}
+    z = training.trades(LOSS, THREAT).craft(params["student"], None, X, Y, key=how["key"])
+    s, a = (dense(params["student"], None, v, train=True)[0] for v in (X, z))
+    t, _ = dense(params["teacher"], None, X, train=True)
+    for beta in (0.0, 6.0):
+        robust = training.lbgat(LOSS, THREAT, beta=beta)
+        expected = jnp.mean((a - t) ** 2, -1) + LOSS.reduce(t, Y) + beta * divergence(s, a)
+        np.testing.assert_allclose(robust(params, rest, X, Y, **how)[0], expected, rtol=1e-4)
+        gradient = jax.grad(lambda p, robust=robust: jnp.sum(robust(p, rest, X, Y, **how)[0]))(params)
+        assert all(float(jnp.max(jnp.abs(g))) > 1e-3 for g in jax.tree.leaves(gradient))
+    with pytest.raises(ValueError, match="no 'student' in both"):
+        robust(dense_params(), None, X, Y, **how)
 
 
 def test_gkl_learns_what_classes_look_like_once_an_epoch():
