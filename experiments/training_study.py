@@ -45,6 +45,7 @@ PASSES = {
     "lbgat-6": ATTACK_STEPS + 3,
     "score": ATTACK_STEPS + 2,
     "alp": ATTACK_STEPS + 2,
+    "feature-scattering": 3,
     "fat": ATTACK_STEPS + 1,
     "fat-trades": ATTACK_STEPS + 2,
     "iaat": 3 * ATTACK_STEPS + 3,

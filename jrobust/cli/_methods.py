@@ -123,6 +123,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "lbgat-6": _pair(partial(training.lbgat, beta=6.0)),
     "score": _pair(training.score),
     "alp": _pair(training.alp),
+    "feature-scattering": lambda s: training.feature_scattering(s.loss, s.threat),
     "fat": _fat(None),
     "fat-trades": _fat(6.0),
     "iaat": _iaat,

@@ -30,8 +30,8 @@ class Train:
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10 or vit-tiny"""
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa, cfa-trades,
-    pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo; on bounds, so that the model can be certified: ibp,
-    crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
+    pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering; on bounds, so that the model can be
+    certified: ibp, crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None

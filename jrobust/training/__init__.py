@@ -8,13 +8,16 @@ from jrobust.training._free import free
 from jrobust.training._friendly import fat, friendly
 from jrobust.training._gkl import dkl, gkl
 from jrobust.training._guided import lbgat
+from jrobust.training._historic import ensemble, feature_scattering
 from jrobust.training._losses import blend, certified
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
 from jrobust.training._single_step import Stop, fgsm_rs, gradalign, n_fgsm, overfitting_guard
+from jrobust.training._softened import softened
 from jrobust.training._step import Remembering, Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
 from jrobust.training._substitute import Substitute, substitute
+from jrobust.training._union import conflict, union
 from jrobust.training._yopo import yopo
 
 __all__ = [
@@ -30,11 +33,14 @@ __all__ = [
     "blend",
     "certified",
     "cfa",
+    "conflict",
     "dkl",
     "ema_decay",
+    "ensemble",
     "epoch_steps",
     "fat",
     "fawa",
+    "feature_scattering",
     "fgsm_rs",
     "fit",
     "free",
@@ -57,8 +63,10 @@ __all__ = [
     "scheduled",
     "score",
     "smoothed",
+    "softened",
     "start_run",
     "substitute",
     "trades",
+    "union",
     "yopo",
 ]

@@ -57,6 +57,8 @@ def fit(
     key: Any,
     box: tuple[Any, Any] | None = (0.0, 1.0),
     augment: Callable[[Any, Any], Any] | None = None,
+    extra: tuple[Any, Any] | None = None,
+    share: int | float = 0.7,
     chunk: int = 50,
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -81,6 +83,9 @@ def fit(
       key: typed key.
       box: the values ``x`` may take, ``(lo, hi)``; None where there are no limits.
       augment: ``augment(key, x[B, ...]) -> x``, inside the compiled step, such as `jr.data.random_crop_flip`.
+      extra: further examples and labels ``(x, y)``, such as generated ones, from which ``share`` of each batch is drawn at random; an
+        epoch is then a pass over ``x`` by the rest of each batch, and ``index`` counts them after those of ``x``.
+      share: of ``extra`` in a batch, in [0, 1); published: 0.7 for generated images.
       chunk: steps in one compiled call, at most; the actual number divides an epoch.
       run: run directory for metrics.jsonl (one line a chunk) and checkpoints; None keeps everything in memory.
       resume: go on from the newest complete checkpoint of ``run``; without one, start at step 0 and say so.
@@ -117,7 +122,10 @@ def fit(
     x, y, n = _checked(x, y, box)
     if epochs < 0:
         raise ValueError(f"epochs is >= 0, got {epochs}")
-    length, chunks = _chunking(n, batch_size, chunk)
+    more = None if extra is None else _more(extra, x, share, box)
+    drawn = 0 if more is None else round(share * batch_size)
+    own = batch_size - drawn
+    length, chunks = _chunking(n, own, chunk)
     per_epoch = length * chunks
     total = epochs * per_epoch
     # What must be equal for a resumed run to see the same data in the same order.
@@ -128,7 +136,10 @@ def fit(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
     }
 
-    _rehearse(step, state, x, y, key, augment, batch_size)
+    if more is not None:
+        position |= {"extra": len(more[1]), "drawn": drawn}
+
+    _rehearse(step, state, x, y if more is None else np.concatenate([y, more[1]]), key, augment, batch_size)
     state = jax.tree.map(jnp.copy, state)  # the chunks below donate it
     best_value = -math.inf
     if run is not None:
@@ -138,27 +149,35 @@ def fit(
     if done % length:
         raise ValueError(f"the state stands at step {done}, which is not a multiple of the chunk of {length} steps")
 
-    def steps(state: TrainState, x: Array, y: Array, key: Any) -> tuple[TrainState, dict[str, Array]]:
+    def steps(state: TrainState, x: Array, y: Array, more: Any, key: Any) -> tuple[TrainState, dict[str, Array]]:
         order, stream = jax.random.split(key)
         permutation = jax.random.permutation(jax.random.fold_in(order, state.step // per_epoch), n)
 
         def body(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
-            index = jax.lax.dynamic_slice(permutation, (state.step % per_epoch * batch_size,), (batch_size,))
-            for_augment, for_step = jax.random.split(jax.random.fold_in(stream, state.step))
-            batch = unit(x[index])
+            index = jax.lax.dynamic_slice(permutation, (state.step % per_epoch * own,), (own,))
+            now = jax.random.fold_in(stream, state.step)
+            for_augment, for_step = jax.random.split(now)
+            batch, labels = unit(x[index]), y[index]
+            if more is not None:
+                others = jax.random.randint(jax.random.fold_in(now, drawn), (drawn,), 0, more[1].shape[0])
+                batch, labels = (
+                    jnp.concatenate([batch, unit(more[0][others])]),
+                    jnp.concatenate([labels, more[1][others]]),
+                )
+                index = jnp.concatenate([index, n + others])
             batch = batch if augment is None else augment(for_augment, batch)
-            return step(state, (batch, y[index], index), key=for_step)
+            return step(state, (batch, labels, index), key=for_step)
 
         state, metrics = _loops.scan(body, state, None, length=length)
         return state, jax.tree.map(jnp.mean, metrics)
 
     compiled = jax.jit(steps, donate_argnums=0)
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x, y, more = jax.tree.map(jnp.asarray, (x, y, more))
     saved_at = time.monotonic()
     with deferred_interrupt() as asked, progress(total, done, epochs, shown=show) as bar:
         while done < total:
             began = time.perf_counter()
-            state, metrics = compiled(state, x, y, key)
+            state, metrics = compiled(state, x, y, more, key)
             line: dict[str, float] = {name: float(value) for name, value in metrics.items()}
             seconds = time.perf_counter() - began
             done += length
@@ -214,6 +233,18 @@ def _checked(x: Any, y: Any, box: tuple[Any, Any] | None) -> tuple[Any, np.ndarr
     if y.min(initial=0) < 0:
         raise ValueError(f"y[{y.argmin()}] = {y.min()} is out of range: labels are 0..K-1")
     return x, y, n
+
+
+def _more(extra: Any, x: Any, share: Any, box: Any) -> tuple[Any, np.ndarray]:
+    """Further data, of the shape and kind of the first."""
+    if not 0 <= share < 1:
+        raise ValueError(f"share lies in [0, 1), got {share}")
+    if not (isinstance(extra, tuple) and len(extra) == 2):
+        raise ValueError("extra is a pair (x, y) of further examples and their labels")
+    images, labels, _ = _checked(*extra, box)
+    if images.shape[1:] != x.shape[1:]:
+        raise ValueError(f"extra holds examples of shape {images.shape[1:]}, x of shape {x.shape[1:]}")
+    return images, labels
 
 
 def _rehearse(step: Any, state: Any, x: Any, y: np.ndarray, key: Any, augment: Any, batch_size: int) -> None:

@@ -43,7 +43,7 @@ def lbgat(
     """Learnable boundary guided adversarial training: the student's adversarial logits follow a clean teacher's, trained along with it.
 
     ``mean_k (z_s(x') - z_t(x))_k^2 + CE(z_t(x), y) + beta KL(p_s(x) || p_s(x'))``; parameters and other arrays are pairs,
-    ``{"student": ..., "teacher": ...}``. What is kept and judged is the student.
+    ``{"student": ..., "teacher": ...}``. The squared distance moves both, as with the authors. What is kept and judged is the student.
 
     Args:
       loss: a `jr.Loss` of the student's logits, of one net's parameters.
@@ -59,8 +59,6 @@ def lbgat(
 
     References:
       Cui, Liu, Wang & Jia, Learnable boundary guided adversarial training, ICCV 2021.
-
-    Deviations: the gradient of the squared distance reaches both nets.
 
     >>> import jax, jrobust as jr
     >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))

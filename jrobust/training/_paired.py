@@ -23,7 +23,8 @@ from jrobust.typing import Array, Float, Int
 def both(loss: Loss, params: Any, rest: Any, x: Any, z: Any, y: Any, *, train: bool) -> tuple[Array, Array, Any]:
     """The logits of a clean batch and of an adversarial one, in this order, and ``rest'`` after both."""
     clean, rest = loss.outputs(params, rest, x, train=train)
-    check_classes(y, clean.shape[-1], "label", index=False)
+    if jnp.ndim(y) == 1:  # a distribution over classes is the loss's own business
+        check_classes(y, clean.shape[-1], "label", index=False)
     adversarial, rest = loss.outputs(params, rest, z, train=train)
     return clean, adversarial, rest
 
@@ -82,7 +83,7 @@ def inner(attack: Oracle | int, start: Any, surrogate: Any = None, *, share: Any
 def trades(
     loss: Loss, threat: Threat, *, beta: Any = 6.0, attack: Oracle | int = 10, crafting: Crafting = "inference"
 ) -> AtWitnesses:
-    """TRADES: cross-entropy of the clean example plus ``beta KL(p(x) || p(x'))``, x' where that divergence is large.
+    """TRADES: the loss, cross-entropy, of the clean example plus ``beta KL(p(x) || p(x'))``, x' where that divergence is large.
 
     Args:
       loss: a `jr.Loss` of logits.
@@ -104,8 +105,7 @@ def trades(
     """
 
     def outer(clean: Any, adversarial: Any, y: Any) -> Any:
-        clean_loss = optax.softmax_cross_entropy_with_integer_labels(clean, y)
-        return clean_loss + beta * divergence(clean, adversarial)
+        return loss.reduce(clean, y) + beta * divergence(clean, adversarial)
 
     return paired(loss, threat, inner(attack, near, kl), outer, crafting=crafting)
 
