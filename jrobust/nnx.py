@@ -27,7 +27,13 @@ class Functional(NamedTuple):
     rest: PyTree
 
 
-def functional(model: nnx.Module, *, trained: Any = nnx.Param, dtype: Any = None) -> Functional:
+def functional(
+    model: nnx.Module,
+    *,
+    trained: Any = nnx.Param,
+    dtype: Any = None,
+    call: Callable[[Any, Any], Any] | None = None,
+) -> Functional:
     """Take a module apart into a pure function and its arrays.
 
     With ``train=True`` the function runs in training mode: BatchNorm normalises with the batch and ``rest'`` carries
@@ -43,6 +49,7 @@ def functional(model: nnx.Module, *, trained: Any = nnx.Param, dtype: Any = None
       trained: an NNX filter that says which variables are ``params`` (for instance ``nnx.LoRAParam``).
       dtype: of the layers' arithmetic, such as ``jnp.bfloat16`` for training (it becomes ``dtype`` of every layer that has one);
         inputs, perturbations, parameters, statistics and logits stay float32. None leaves the layers as they are.
+      call: what to do with module and input, such as a method, ``Net.begin``; None calls the module.
 
     Returns:
       ``(apply, params, rest)``.
@@ -67,7 +74,8 @@ def functional(model: nnx.Module, *, trained: Any = nnx.Param, dtype: Any = None
         if dtype is not None and hasattr(layer, "dtype"):
             layer.dtype = dtype  # pyright: ignore[reportAttributeAccessIssue]
     graph, params, rest = nnx.split(copy, trained, ...)
-    return Functional(bind(_apply, graph=graph, trained=trained), nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
+    apply = bind(_apply, graph=graph, trained=trained, call=call)
+    return Functional(apply, nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
 
 
 def merge(model: nnx.Module, params: PyTree, rest: PyTree) -> nnx.Module:
@@ -87,11 +95,11 @@ def merge(model: nnx.Module, params: PyTree, rest: PyTree) -> nnx.Module:
 
 
 def _apply(
-    params: PyTree, rest: PyTree, x: Float[Array, "b ..."], *, train: bool, graph: Any, trained: Any
+    params: PyTree, rest: PyTree, x: Float[Array, "b ..."], *, train: bool, graph: Any, trained: Any, call: Any
 ) -> tuple[Array, PyTree]:
     model: Any = nnx.merge(graph, params, rest)
     (model.train if train else model.eval)()
-    logits = model(x)
+    logits = model(x) if call is None else call(model, x)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # a loss is no place for half precision
     _, _, rest = nnx.split(model, trained, ...)
     return logits, nnx.to_pure_dict(rest)

@@ -120,3 +120,24 @@ def test_ibp_init():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn-7", "preact-resnet-18", "vit-tiny"])
+def test_every_model_parts_after_its_first_layer(name):
+    net = models.create(name, shape=(8, 8, 1), classes=4)
+    apply, params, rest = functional(net)
+    begin, finish = (functional(net, call=part).apply for part in (type(net).begin, type(net).finish))
+
+    def both(params, rest, x):
+        h, _ = begin(params, rest, x, train=False)
+        return (
+            finish(params, rest, h, train=False)[0],
+            apply(params, rest, x, train=False)[0],
+            h - begin(params, rest, 0 * x, train=False)[0],
+        )
+
+    x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+    (parted, whole, change), twice = jax.jit(both)(params, rest, x), jax.jit(both)(params, rest, 2 * x)
+    np.testing.assert_allclose(parted, whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(twice[2], 2 * change, rtol=1e-3, atol=1e-4)  # a layer with weights, and affine
+    assert float(jnp.max(jnp.abs(change))) > 0

@@ -23,6 +23,8 @@ class Setting(NamedTuple):
       batch: shape of a batch.
       standard: a model trained without attacks, for HAT.
       weight: of the bound (SABR: size of its box), where a method lies between an attack and a bound; None: its own.
+      total, examples: steps of the whole training, and how large the training set is.
+      net: the model, of `jr.models`: YOPO parts it after its first layer.
     """
 
     loss: jr.objectives.Loss
@@ -36,6 +38,9 @@ class Setting(NamedTuple):
     batch: tuple[int, ...]
     standard: Callable[[Any], Any] | None
     weight: float | None = None
+    total: int = 1
+    examples: int = 1
+    net: Any = None
 
     @property
     def threat(self) -> jr.sets.Threat:
@@ -61,6 +66,31 @@ def _hat(s: Setting) -> Any:
     return training.hat(s.loss, s.threat, s.standard, attack=s.steps)
 
 
+def _fat(beta: float | None) -> Callable[[Setting], Any]:
+    """With the published moments at which its attack may go on for longer: after 50 and 90 of 120 epochs."""
+
+    def made(s: Setting) -> Any:
+        tau = lambda t: 1.0 * (t >= 50 * s.total // 120) + 1.0 * (t >= 90 * s.total // 120)  # noqa: E731
+        return training.scheduled(lambda t: training.fat(s.loss, s.threat, tau=tau(t), beta=beta, attack=s.steps))
+
+    return made
+
+
+def _cfa(beta: float | None) -> Callable[[Setting], Any]:
+    """Classes differ after a twentieth of the training, as published: 10 of 200 epochs."""
+
+    def made(s: Setting) -> Any:
+        begin = max(1, s.total // (20 * s.epoch))
+        how = {"classes": s.classes, "epoch": s.epoch, "beta": beta, "begin": begin, "attack": s.steps}
+        return training.cfa(s.loss, s.threat, **how)
+
+    return made
+
+
+def _iaat(s: Setting) -> Any:
+    return training.iaat(s.loss, s.threat, examples=s.examples, warmup=s.total // 20, attack=s.steps)
+
+
 def _certified(bound: jr.Oracle) -> Callable[[Setting], Any]:
     return lambda s: training.certified(s.loss, s.threat, bound, eps=s.ramp, kappa=s.kappa)
 
@@ -81,6 +111,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "fgsm-rs": lambda s: training.fgsm_rs(s.loss, s.threat),
     "n-fgsm": lambda s: training.n_fgsm(s.loss, s.threat),
     "free": lambda s: s.loss,  # and a step of its own
+    "yopo": lambda s: s.loss,  # the same
     "gradalign": lambda s: training.gradalign(s.loss, s.threat),
     "trades": _pair(training.trades),
     "mart": _pair(training.mart),
@@ -88,7 +119,16 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "trades-awp": lambda s: training.awp(_pair(training.trades)(s), gamma=0.005),
     "hat": _hat,
     "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.epoch, attack=s.steps),
+    "lbgat": _pair(training.lbgat),
+    "lbgat-6": _pair(partial(training.lbgat, beta=6.0)),
     "score": _pair(training.score),
+    "alp": _pair(training.alp),
+    "feature-scattering": lambda s: training.feature_scattering(s.loss, s.threat),
+    "fat": _fat(None),
+    "fat-trades": _fat(6.0),
+    "iaat": _iaat,
+    "cfa": _cfa(None),
+    "cfa-trades": _cfa(6.0),
     "ibp": _certified(jr.bounds.ibp()),
     "crown-ibp": _certified(jr.bounds.crown_ibp()),
     "sabr": _between(lambda attack, bound, size: jr.shrink(bound, size, about=attack), 0.4),
@@ -100,6 +140,10 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
 
 CERTIFIED = {"ibp": 1.5, "crown-ibp": 1.5, "sabr": 1.0, "mtl-ibp": 1.0, "cc-ibp": 1.0, "exp-ibp": 1.0}
 """Methods by bounds, and the multiple of eps that each trains at by default."""
+
+
+PAIRS = ("lbgat", "lbgat-6")
+"""Methods that train a student and a teacher at once; the student is the model of the run."""
 
 
 def updates(method: str, replays: int) -> int:
@@ -114,4 +158,7 @@ def step_and_memory(
     loss = METHODS[method](s)
     if method == "free":
         return training.free(loss, s.threat, tx, replays=s.replays), jnp.zeros(s.batch)
+    if method == "yopo":
+        first, after = (jr.nnx.functional(s.net, call=part).apply for part in (type(s.net).begin, type(s.net).finish))
+        return training.yopo(first, jr.objectives.cross_entropy(after), s.threat, tx), None
     return training.make_step(loss, tx, accumulate=accumulate), getattr(loss, "start", None)

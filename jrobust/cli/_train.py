@@ -13,7 +13,7 @@ import numpy as np
 import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli._common import Number
-from jrobust.cli._methods import CERTIFIED, METHODS, Setting, step_and_memory, updates
+from jrobust.cli._methods import CERTIFIED, METHODS, PAIRS, Setting, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser
 
 
@@ -31,8 +31,9 @@ class Train:
     model: str = "cnn-small"
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, wide-resnet-34-10 or vit-tiny"""
     method: str = "natural"
-    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, pgd-awp, trades-awp, and with a step or two fgsm-rs, n-fgsm,
-    gradalign, free; on bounds, so that the model can be certified: ibp, crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
+    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa, cfa-trades,
+    pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering; on bounds, so that the model can be
+    certified: ibp, crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None
@@ -139,6 +140,8 @@ def train(config: Train) -> Path:
     for name in ("out", "resume", "quiet", "tensorboard"):
         del resolved[name]
     resolved |= {"command": "train", "version": jr.__version__, "model": described}
+    if config.method in PAIRS:
+        resolved["part"] = "student"
     dataset = config.dataset.replace("/", "-").replace(":", "-")
     out = config.out or f"runs/{dataset}-{config.model}-{config.method}-{config.eps:g}-{config.seed}"
     run = training.start_run(out, resolved, resume=config.resume, ignore=("data_dir", "version"))
@@ -148,14 +151,19 @@ def train(config: Train) -> Path:
     key, for_init = jax.random.split(jax.random.key(config.seed))
     if config.method in CERTIFIED:
         params = models.ibp_init(for_init, params)
+    model = apply
+    if config.method in PAIRS:
+        other = nnx.functional(models.create(**{**described, "seed": config.seed + 1}))
+        params, rest = {"student": params, "teacher": other.params}, {"student": rest, "teacher": other.rest}
+        model = lambda params, rest, x, *, train: apply(params["student"], rest["student"], x, train=train)  # noqa: E731
     total = epochs * per_epoch
     count = total * updates(config.method, config.replays)
     tx = optimiser(config, count)
-    hook = tested = _accuracy(apply, loaded.test_x, loaded.test_y)
+    hook = tested = _accuracy(model, loaded.test_x, loaded.test_y)
     if held:
         threat = jr.sets.linf(config.eps, clip=(0, 1))
         watch = training.held_out(
-            loss,
+            jr.objectives.cross_entropy(model),
             threat,
             *held,
             key=jax.random.fold_in(key, 1),
@@ -176,6 +184,9 @@ def train(config: Train) -> Path:
         (config.batch_size, *loaded.shape),
         standard,
         config.weight,
+        total,
+        len(x),
+        net,
     )
     step, memory = step_and_memory(config.method, setting, tx, accumulate=config.accumulate)
     state = training.fit(
@@ -259,8 +270,10 @@ def _check(config: Train) -> None:
         raise ValueError(f"held_out is a fraction in [0, 1), got {config.held_out}")
     if config.patience is not None and not config.held_out:
         raise ValueError("patience looks at held-out images: give --held-out 0.1, say")
-    if config.accumulate > 1 and config.method == "free":
-        raise ValueError("free updates at every replay and does not accumulate; choose a smaller batch_size")
+    if config.accumulate > 1 and config.method in ("free", "yopo"):
+        raise ValueError(
+            f"{config.method} passes over a batch several times and does not accumulate; choose a smaller batch_size"
+        )
     if config.weight is not None and not 0 <= config.weight <= 1:
         raise ValueError(f"weight lies in [0, 1], got {config.weight}")
     if not 0 <= config.kappa <= 1:

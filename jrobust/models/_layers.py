@@ -43,12 +43,26 @@ class Stack(nnx.Module):
     def __init__(self, normalise: Normalise, body: Sequence[Any], head: nnx.Linear):
         self.normalise, self.body, self.head = normalise, nnx.List(body), head
 
+    def _cut(self) -> int:
+        """How many parts of the body end with the first layer that has weights."""
+        return 1 + next((i for i, layer in enumerate(self.body) if isinstance(layer, nnx.Module)), -1)
+
+    def begin(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """What the first layer makes of a batch in [0, 1]."""
+        x = self.normalise(x)
+        for layer in self.body[: self._cut()]:
+            x = layer(x)
+        return x
+
+    def finish(self, h: Float[Array, "b ..."]) -> Float[Array, "b k"]:
+        """Logits from the output of the first layer."""
+        for layer in self.body[self._cut() :]:
+            h = layer(h)
+        return self.head(h)
+
     def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b k"]:
         """Logits of a batch in [0, 1]."""
-        x = self.normalise(x)
-        for layer in self.body:
-            x = layer(x)
-        return self.head(x)
+        return self.finish(self.begin(x))
 
 
 def flatten(x: Array) -> Array:

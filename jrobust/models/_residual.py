@@ -44,12 +44,19 @@ class PreActivation(nnx.Module):
         self.normalise, self.stem, self.blocks, self.norm, self.head = normalise, stem, nnx.List(blocks), norm, head
         self.remat = remat
 
+    def begin(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """What the first layer makes of a batch in [0, 1]."""
+        return self.stem(self.normalise(x))
+
+    def finish(self, h: Float[Array, "b h w d"]) -> Float[Array, "b k"]:
+        """Logits from the output of the first layer."""
+        for block in self.blocks:
+            h = nnx.remat(Block.__call__)(block, h) if self.remat else block(h)
+        return self.head(jax.nn.relu(self.norm(h)).mean((1, 2)))
+
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
         """Logits of a batch in [0, 1]."""
-        x = self.stem(self.normalise(x))
-        for block in self.blocks:
-            x = nnx.remat(Block.__call__)(block, x) if self.remat else block(x)
-        return self.head(jax.nn.relu(self.norm(x)).mean((1, 2)))
+        return self.finish(self.begin(x))
 
 
 def preact_resnet18(

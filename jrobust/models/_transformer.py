@@ -47,13 +47,20 @@ class VisionTransformer(nnx.Module):
         self.normalise, self.embed, self.position = normalise, embed, position
         self.layers, self.norm, self.head = nnx.List(layers), norm, head
 
+    def begin(self, x: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
+        """What the first layer makes of a batch in [0, 1]."""
+        return self.embed(self.normalise(x))
+
+    def finish(self, h: Float[Array, "b hh ww d"]) -> Float[Array, "b k"]:
+        """Logits from the output of the first layer."""
+        h = h.reshape(h.shape[0], -1, h.shape[-1]) + self.position[...]
+        for layer in self.layers:
+            h = layer(h)
+        return self.head(self.norm(h).mean(1))
+
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
         """Logits of a batch in [0, 1]."""
-        x = self.embed(self.normalise(x))
-        x = x.reshape(x.shape[0], -1, x.shape[-1]) + self.position[...]
-        for layer in self.layers:
-            x = layer(x)
-        return self.head(self.norm(x).mean(1))
+        return self.finish(self.begin(x))
 
 
 def vit_tiny(

@@ -3,7 +3,7 @@
 from jrobust._objective import Loss, Objective, Stochastic, anchored, largest, objective, stochastic
 from jrobust.objectives._classification import ce, classification, dlr, kl, logit_difference, margins, with_label
 from jrobust.objectives._defences import bpda, eot, straight_through
-from jrobust.objectives._losses import cross_entropy, worst_logits
+from jrobust.objectives._losses import cross_entropy, soft_cross_entropy, worst_logits
 from jrobust.objectives._through import through
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "logit_difference",
     "margins",
     "objective",
+    "soft_cross_entropy",
     "stochastic",
     "straight_through",
     "through",

@@ -45,6 +45,30 @@ def cross_entropy(apply: Callable[..., Any]) -> Loss:
     return Loss(as_pytree(apply), as_pytree(_softmax_cross_entropy))
 
 
+def _soft(logits: Float[Array, "B K"], y: Any) -> Float[Array, " B"]:
+    if jnp.shape(y) != logits.shape:
+        raise ValueError(
+            f"soft_cross_entropy: labels are of the shape of the logits, {logits.shape}, got {jnp.shape(y)} (jr.training.softened)"
+        )
+    return optax.softmax_cross_entropy(logits, y)
+
+
+def soft_cross_entropy(apply: Callable[..., Any]) -> Loss:
+    """Softmax cross-entropy with labels that are distributions, y[B, K]: smoothed or mixed ones (`jr.training.softened`).
+
+    It is not monotone in the margins of one class: for lower oracles only.
+
+    Args:
+      apply: as of `cross_entropy`.
+
+    >>> import jax.numpy as jnp
+    >>> loss = soft_cross_entropy(lambda params, rest, x, *, train: (x @ params, rest))
+    >>> print(loss(jnp.eye(2), None, jnp.zeros((1, 2)), jnp.array([[0.5, 0.5]]))[0])
+    [0.6931472]
+    """
+    return Loss(cross_entropy(apply).outputs, as_pytree(_soft))
+
+
 def worst_logits(elements: Float[Array, " m"], y: Any) -> Float[Array, " n"]:
     """Logits with margins ``elements`` over class ``y``, which itself gets 0.
 

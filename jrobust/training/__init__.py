@@ -1,18 +1,26 @@
 """Training: one step for natural, adversarial and certified losses, and a loop that resumes exactly."""
 
 from jrobust.training._awp import awp
+from jrobust.training._calibrated import cfa, iaat
+from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
-from jrobust.training._gkl import gkl
+from jrobust.training._friendly import fat, friendly
+from jrobust.training._gkl import dkl, gkl
+from jrobust.training._guided import lbgat
+from jrobust.training._historic import ensemble, feature_scattering
 from jrobust.training._losses import blend, certified
-from jrobust.training._paired import hat, mart, paired, score, trades
+from jrobust.training._paired import alp, hat, mart, paired, score, trades
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
 from jrobust.training._single_step import fgsm_rs, gradalign, n_fgsm
+from jrobust.training._softened import softened
 from jrobust.training._statistics import batch_statistics
 from jrobust.training._step import Remembering, Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
 from jrobust.training._substitute import Substitute, substitute
+from jrobust.training._union import conflict, union
 from jrobust.training._watch import Stop, held_out, overfitting_guard, tensorboard, together
+from jrobust.training._yopo import yopo
 
 __all__ = [
     "Remembering",
@@ -22,20 +30,31 @@ __all__ = [
     "Substitute",
     "TrainState",
     "accuracy",
+    "alp",
     "awp",
     "batch_statistics",
     "blend",
     "certified",
+    "cfa",
+    "conflict",
+    "dkl",
     "ema_decay",
+    "ensemble",
     "epoch_steps",
+    "fat",
+    "fawa",
+    "feature_scattering",
     "fgsm_rs",
     "fit",
     "free",
+    "friendly",
     "gkl",
     "gradalign",
     "hat",
     "held_out",
+    "iaat",
     "init",
+    "lbgat",
     "linear",
     "load",
     "make_step",
@@ -48,9 +67,12 @@ __all__ = [
     "scheduled",
     "score",
     "smoothed",
+    "softened",
     "start_run",
     "substitute",
     "tensorboard",
     "together",
     "trades",
+    "union",
+    "yopo",
 ]

@@ -56,6 +56,8 @@ def fit(
     key: Any,
     box: tuple[Any, Any] | None = (0.0, 1.0),
     augment: Callable[[Any, Any], Any] | None = None,
+    extra: tuple[Any, Any] | None = None,
+    share: int | float = 0.7,
     chunk: int = 50,
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -83,6 +85,9 @@ def fit(
       key: typed key.
       box: the values ``x`` may take, ``(lo, hi)``; None where there are no limits.
       augment: ``augment(key, x[B, ...]) -> x``, inside the compiled step, such as `jr.data.random_crop_flip`.
+      extra: further examples and labels ``(x, y)``, such as generated ones, from which ``share`` of each batch is drawn at random; an
+        epoch is then a pass over ``x`` by the rest of each batch, and ``index`` counts them after those of ``x``.
+      share: of ``extra`` in a batch, in [0, 1); published: 0.7 for generated images.
       chunk: steps in one compiled call, at most; the actual number divides an epoch.
       run: run directory for metrics.jsonl (one line a chunk) and checkpoints; None keeps everything in memory.
       resume: go on from the newest complete checkpoint of ``run``; without one, start at step 0 and say so.
@@ -121,15 +126,18 @@ def fit(
     (80, True)
     """
     check_key(key)
-    data, place = source(x, y, box), Placement(mesh)
+    data, place = source(x, y, box, extra, share), Placement(mesh)
     if epochs < 0:
         raise ValueError(f"epochs is >= 0, got {epochs}")
-    at = Position(data.n, batch_size, *_chunking(data.n, batch_size, chunk))
+    drawn = data.drawn(batch_size)
+    at = Position(data.n, batch_size - drawn, *_chunking(data.n, batch_size - drawn, chunk), drawn)
     place.check(batch_size)
     total = epochs * at.per_epoch
     # What must be equal for a resumed run to see the same data in the same order.
     same = {"examples": at.n, "batch_size": batch_size, "chunk": at.length}
     same["key"] = np.asarray(jax.random.key_data(key)).tolist()
+    if drawn:
+        same |= {"extra": len(extra[1]), "drawn": drawn}  # pyright: ignore[reportOptionalSubscript]
 
     _rehearse(step, state, data, key, augment, batch_size)
     state = jax.tree.map(jnp.copy, state)  # the chunks below donate it
@@ -147,9 +155,10 @@ def fit(
             batch = data.batches(at, given, state.step, order)
 
             def body(state: TrainState, i: Any) -> tuple[TrainState, dict[str, Array]]:
-                x, y, index = place.split(batch(state.step, i))
-                for_augment, for_step = jax.random.split(jax.random.fold_in(stream, state.step))
-                x = unit(x) if augment is None else augment(for_augment, unit(x))
+                now = jax.random.fold_in(stream, state.step)
+                for_augment, for_step = jax.random.split(now)
+                x, y, index = place.split(batch(state.step, i, now))
+                x = x if augment is None else augment(for_augment, x)
                 return step(state, (x, y, index), key=for_step)
 
             state, metrics = _loops.scan(body, state, jnp.arange(at.length))

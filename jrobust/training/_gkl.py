@@ -1,6 +1,6 @@
 """The divergence taken apart: generalised KL, whose two parts are weighted by themselves and by what a class looks like on average."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,11 @@ import optax
 
 from jrobust._objective import Loss
 from jrobust._oracle import Oracle
-from jrobust._transforms import Crafting, crafting_by
+from jrobust._transforms import AtWitnesses, Crafting, crafting_by
 from jrobust.objectives import kl
 from jrobust.sets import Threat
-from jrobust.training._paired import both, inner, near
+from jrobust.training._classes import ClassMeans, check_epoch, class_means, remembered
+from jrobust.training._paired import both, inner, near, paired
 from jrobust.training._step import Remembering
 from jrobust.typing import Array, Float
 
@@ -35,13 +36,52 @@ def weighted_squares(
     return 0.5 * total * jnp.sum(weights * (d - mean) ** 2, -1)
 
 
-class ClassPrior(NamedTuple):
-    """What each class looks like on average: ``prior[y]`` of the last epoch, sums and counts of this one, batches seen in it."""
+def soft_cross_entropy(clean: Float[Array, "B K"], adversarial: Float[Array, "B K"]) -> Float[Array, " B"]:
+    """``-sum_k p_k(clean) log p_k(adversarial)``, the first of them a constant."""
+    return -jnp.sum(jax.lax.stop_gradient(jax.nn.softmax(clean)) * jax.nn.log_softmax(adversarial), -1)
 
-    prior: Float[Array, "K K"]
-    sums: Float[Array, "K K"]
-    counts: Float[Array, " K"]
-    batches: Any
+
+def dkl(
+    loss: Loss,
+    threat: Threat,
+    *,
+    alpha: Any = 6.0,
+    beta: Any = 6.0,
+    symmetric: bool = False,
+    attack: Oracle | int = 10,
+    crafting: Crafting = "inference",
+) -> AtWitnesses:
+    """Decoupled KL training: ``CE(x, y) + alpha softCE(sg p(x), p(x')) + beta wMSE(x, x')``, whose two parts have a weight each.
+
+    wMSE compares differences of logits, weighted by the probabilities at the clean example. With ``alpha == beta`` the gradient is that
+    of TRADES: the first part moves the adversarial logits alone, the second the clean ones alone.
+
+    Args:
+      loss: a `jr.Loss` of logits.
+      threat: the perturbations.
+      alpha, beta: weights; by default those of TRADES.
+      symmetric: let the gradient of wMSE reach the adversarial logits too, the first of the two improvements of IKL (the other,
+        weights by class, is `gkl` with ``gamma=1``).
+      attack, crafting: as of `trades`.
+
+    References:
+      Cui et al., Decoupled Kullback-Leibler divergence loss, NeurIPS 2024.
+
+    >>> import jrobust as jr
+    >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
+    >>> args, how = (jnp.eye(2), None, jnp.eye(2), jnp.arange(2)), {"key": jax.random.key(0), "train": True}
+    >>> gradient = lambda robust: jax.grad(lambda p: jnp.mean(robust(p, *args[1:], **how)[0]))(args[0])
+    >>> threat = jr.sets.linf(0.3)
+    >>> bool(jnp.allclose(gradient(dkl(loss, threat)), gradient(jr.training.trades(loss, threat)), atol=1e-6))
+    True
+    """
+
+    def outer(clean: Any, adversarial: Any, y: Any) -> Any:
+        other = adversarial if symmetric else jax.lax.stop_gradient(adversarial)
+        squares = weighted_squares(clean, other, jax.lax.stop_gradient(jax.nn.softmax(clean)))
+        return loss.reduce(clean, y) + alpha * soft_cross_entropy(clean, adversarial) + beta * squares
+
+    return paired(loss, threat, inner(attack, near, kl), outer, crafting=crafting)
 
 
 def gkl(
@@ -60,7 +100,8 @@ def gkl(
     """Generalised KL training: ``CE(x, y) + alpha softCE(sg p(x), p(x')) + beta wMSE(x, x')``.
 
     wMSE compares differences of logits, weighted by ``pi_y^gamma`` where ``pi_y`` is the mean of ``softmax(logits / temperature)`` over
-    the clean examples of class y in the epoch before, over the sum of all weights in the batch; gradients reach both branches.
+    the clean examples of class y in the epoch before, over the sum of all weights in the batch; gradients reach both branches. With
+    ``gamma=1`` the weights of an example sum to 1, and this is the IKL loss.
 
     Args:
       loss: a `jr.Loss` of logits.
@@ -82,37 +123,21 @@ def gkl(
     >>> import jrobust as jr
     >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
     >>> robust = gkl(loss, jr.sets.linf(0.1), classes=2, epoch=10)
-    >>> robust.start.prior.tolist()
+    >>> robust.start.means.tolist()
     [[0.5, 0.5], [0.5, 0.5]]
     """
-    if not (isinstance(classes, int) and classes >= 2 and isinstance(epoch, int) and epoch >= 1):
-        raise ValueError(f"gkl: classes is an int >= 2 and epoch an int >= 1, got {classes!r} and {epoch!r}")
+    check_epoch(classes, epoch, "gkl")
     craft = crafting_by(loss, threat, inner(attack, near, kl), crafting=crafting, by="gkl")
 
-    def remembering(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool, memory: ClassPrior) -> Any:
+    def remembering(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool, memory: ClassMeans) -> Any:
         z = craft(params, rest, x, y, key=key)
         clean, adversarial, rest = both(loss, params, rest, x, z, y, train=train)
-        weights = memory.prior[y] ** gamma
-        soft = -jnp.sum(jax.lax.stop_gradient(jax.nn.softmax(clean)) * jax.nn.log_softmax(adversarial), -1)
+        weights = memory.means[y] ** gamma
+        soft = soft_cross_entropy(clean, adversarial)
         share = y.shape[0] / jnp.sum(jnp.sum(weights, -1) ** 2)
         squares = share * weighted_squares(clean, adversarial, weights)
         losses = optax.softmax_cross_entropy_with_integer_labels(clean, y) + alpha * soft + beta * squares
-        return losses, rest, _remembered(memory, jax.lax.stop_gradient(clean), y, temperature, epoch)
+        return losses, rest, remembered(memory, jax.nn.softmax(clean / temperature), y, epoch)
 
-    k = classes
-    start = ClassPrior(jnp.full((k, k), 1.0 / k), jnp.zeros((k, k)), jnp.zeros(k), jnp.zeros((), jnp.int32))
-    return Remembering(remembering, start)
-
-
-def _remembered(memory: ClassPrior, clean: Any, y: Any, temperature: Any, epoch: int) -> ClassPrior:
-    seen = jax.nn.one_hot(y, clean.shape[-1], dtype=clean.dtype)
-    sums = memory.sums + seen.T @ jax.nn.softmax(clean / temperature)
-    counts, batches = memory.counts + jnp.sum(seen, 0), memory.batches + 1
-    over = batches >= epoch
-    means = jnp.where(counts[:, None] > 0, sums / jnp.maximum(counts, 1.0)[:, None], memory.prior)
-    return ClassPrior(
-        jnp.where(over, means, memory.prior),
-        jnp.where(over, 0.0, sums),
-        jnp.where(over, 0.0, counts),
-        jnp.where(over, 0, batches),
-    )
+    uniform = jnp.full((classes, classes), 1.0 / classes)
+    return Remembering(remembering, class_means(uniform))

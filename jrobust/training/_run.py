@@ -20,7 +20,7 @@ def start_run(
     Args:
       directory: where everything of the run will lie.
       config: what JSON can hold. For `load`, ``config["model"]`` holds the arguments of `jr.models.create`: ``name``, ``shape``,
-        ``classes`` and the options.
+        ``classes`` and the options; ``config["part"]`` which net of a dictionary of nets is the model.
       resume: whether an existing run may be continued.
       ignore: keys of the config that may differ on resume.
 
@@ -132,5 +132,8 @@ def load(run: str | os.PathLike[str], *, best: bool = False) -> Any:
     _, params, rest = nnx.functional(model)
     averaged = any(name.startswith("ema.") for name in _checkpoint.read_meta(folder)["arrays"])
     kept = "ema" if averaged else "params"
-    state, _ = _checkpoint.restore(folder, {kept: params, "rest": rest}, prefix=(f"{kept}.", "rest."))
-    return nnx.merge(model, state[kept], state["rest"])
+    part = config.get("part")
+    template = {name: tree if part is None else {part: tree} for name, tree in ((kept, params), ("rest", rest))}
+    under = "" if part is None else f"{part}."
+    state, _ = _checkpoint.restore(folder, template, prefix=(f"{kept}.{under}", f"rest.{under}"))
+    return nnx.merge(model, *(state[name] if part is None else state[name][part] for name in (kept, "rest")))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._checks import check_batch, check_inside, check_labels
+from jrobust.data import unit
 from jrobust.training._placement import Placement
 from jrobust.typing import Array, Int
 
@@ -25,13 +26,15 @@ class Position:
     """How the steps lie in the data.
 
     Attributes:
-      n: examples; ``batch_size``: of a step; ``length``: steps in a chunk; ``chunks``: in an epoch.
+      n: examples; ``batch_size``: how many of them a step takes; ``length``: steps in a chunk; ``chunks``: in an epoch.
+      drawn: further examples of a step, from another source.
     """
 
     n: int
     batch_size: int
     length: int
     chunks: int
+    drawn: int = 0
 
     @property
     def per_epoch(self) -> int:
@@ -40,32 +43,53 @@ class Position:
 
 
 class Resident:
-    """Arrays that lie on the device, whole; batches are taken out of them within the compiled program."""
+    """Arrays that lie on the device, whole; batches are taken out of them within the compiled program.
 
-    def __init__(self, x: Any, y: Any, box: tuple[Any, Any] | None) -> None:
-        x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
-        self.n = len(x) if x.dtype == np.uint8 and x.ndim else check_batch(x)
-        self.x, self.y = x, _checked(x, y, box, self.n)
+    Of ``extra``, a share of each batch is drawn at random.
+    """
+
+    def __init__(self, x: Any, y: Any, box: tuple[Any, Any] | None, extra: Any = None, share: int | float = 0) -> None:
+        self.x, self.y = _arrays(x, y, box)
+        self.n, self.extra, self.share = len(self.y), None, share
+        if extra is None:
+            return
+        if not 0 <= share < 1:
+            raise ValueError(f"share lies in [0, 1), got {share}")
+        if not (isinstance(extra, tuple) and len(extra) == 2):
+            raise ValueError("extra is a pair (x, y) of further examples and their labels")
+        self.extra = _arrays(*extra, box)
+        if self.extra[0].shape[1:] != self.x.shape[1:]:
+            raise ValueError(f"extra holds examples of shape {self.extra[0].shape[1:]}, x of shape {self.x.shape[1:]}")
+
+    def drawn(self, batch_size: int) -> int:
+        """How many of a batch come from the other source."""
+        return 0 if self.extra is None else round(self.share * batch_size)
 
     def first(self) -> tuple[Any, int]:
         """Shape and dtype of an example, and the largest label."""
-        return jax.ShapeDtypeStruct(self.x.shape[1:], jnp.result_type(self.x)), int(self.y.max())
+        labels = self.y if self.extra is None else np.append(self.y, self.extra[1].max())
+        return jax.ShapeDtypeStruct(self.x.shape[1:], jnp.result_type(self.x)), int(labels.max())
 
     def chunks(self, position: Position, start: int, key: Any, place: Placement) -> Iterator[Any]:
         """What each compiled call is given, from step ``start`` on: the same arrays."""
         del position, start, key
-        return repeat(place.everywhere((jnp.asarray(self.x), jnp.asarray(self.y))))
+        return repeat(place.everywhere(jax.tree.map(jnp.asarray, (self.x, self.y, self.extra))))
 
-    def batches(self, position: Position, given: Any, start: Any, order: Any) -> Callable[[Any, Any], Any]:
-        """``(step, which of the chunk) -> (x, y, index)``, under the trace."""
-        x, y = given
+    def batches(self, position: Position, given: Any, start: Any, order: Any) -> Callable[..., Any]:
+        """``(step, which of the chunk, key) -> (x, y, index)``, under the trace; x as `unit` makes it."""
+        x, y, extra = given
         permutation = epoch_order(order, start // position.per_epoch, self.n)
         size = position.batch_size
 
-        def batch(step: Any, i: Any) -> tuple[Array, Array, Array]:
+        def batch(step: Any, i: Any, key: Any) -> tuple[Array, Array, Array]:
             del i
             index = jax.lax.dynamic_slice(permutation, (step % position.per_epoch * size,), (size,))
-            return x[index], y[index], index
+            taken = unit(x[index]), y[index], index
+            if extra is None:
+                return taken
+            others = jax.random.randint(jax.random.fold_in(key, position.drawn), (position.drawn,), 0, len(extra[1]))
+            more = unit(extra[0][others]), extra[1][others], self.n + others
+            return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), taken, more)
 
         return batch
 
@@ -107,10 +131,16 @@ class Streamed:
             self._check(x.reshape(-1, *x.shape[2:]), y.reshape(-1))
             yield place.rows_of_chunk((x, y.astype(np.int32), index), position.batch_size)
 
-    def batches(self, position: Position, given: Any, start: Any, order: Any) -> Callable[[Any, Any], Any]:
-        """``(step, which of the chunk) -> (x, y, index)``, under the trace."""
+    def drawn(self, batch_size: int) -> int:
+        """None: grain mixes sources itself."""
+        del batch_size
+        return 0
+
+    def batches(self, position: Position, given: Any, start: Any, order: Any) -> Callable[..., Any]:
+        """``(step, which of the chunk, key) -> (x, y, index)``, under the trace; x as `unit` makes it."""
         del position, start, order
-        return lambda step, i: jax.tree.map(lambda leaf: leaf[i], given)
+        x, y, index = given
+        return lambda step, i, key: (unit(x[i]), y[i], index[i])
 
 
 class _InOrder:
@@ -132,15 +162,24 @@ class _InOrder:
         return np.asarray(x), np.asarray(y), np.int32(where)
 
 
-def source(x: Any, y: Any, box: tuple[Any, Any] | None) -> Resident | Streamed:
+def source(x: Any, y: Any, box: tuple[Any, Any] | None, extra: Any, share: int | float) -> Resident | Streamed:
     """The data of `fit`: arrays, or a grain dataset."""
     if hasattr(x, "to_iter_dataset"):
         if y is not None:
             raise TypeError("a grain dataset gives (x, y) pairs itself: y is None then")
+        if extra is not None:
+            raise TypeError("extra goes with arrays; grain.MapDataset.mix joins datasets")
         return Streamed(x, box)
     if y is None:
         raise TypeError("fit takes labels y with arrays x; only a grain.MapDataset of (x, y) pairs brings its own")
-    return Resident(x, y, box)
+    return Resident(x, y, box, extra, share)
+
+
+def _arrays(x: Any, y: Any, box: tuple[Any, Any] | None) -> tuple[Any, np.ndarray]:
+    """Examples and labels, looked at."""
+    x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
+    n = len(x) if x.dtype == np.uint8 and x.ndim else check_batch(x)
+    return x, _checked(x, y, box, n)
 
 
 def _checked(x: Any, y: Any, box: tuple[Any, Any] | None, n: int) -> np.ndarray:

@@ -7,15 +7,17 @@ import optax
 import pytest
 
 import jrobust as jr
-from jrobust.cli._methods import METHODS, Setting, step_and_memory
+from jrobust.cli._methods import METHODS, PAIRS, Setting, step_and_memory
 from jrobust.cli._train import Train
 
 SMALL = Train(model="mlp", epochs=2, batch_size=256, attack_steps=2, quiet=True)
 
 
-@pytest.mark.parametrize("method", ["natural", "pgd", "ibp", "free", "gkl"])  # a loss, a step, a memory
+@pytest.mark.parametrize(
+    "method", ["natural", "pgd", "ibp", "free", "gkl", "yopo", "iaat", "lbgat"]
+)  # a loss, a step, a memory
 def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
-    config = dataclasses.replace(SMALL, method=method, out=str(tmp_path / "run"), ema=method == "pgd")
+    config = dataclasses.replace(SMALL, method=method, out=str(tmp_path / "run"), ema=method in ("pgd", "lbgat"))
     run = config.run()
     said = capsys.readouterr().out
     assert "2 epochs" in said
@@ -42,7 +44,8 @@ def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_name_makes_a_step(method):
-    apply, params, rest = jr.nnx.functional(jr.models.create("mlp", shape=(4, 4, 1), classes=4))
+    net = jr.models.create("mlp", shape=(4, 4, 1), classes=4)
+    apply, params, rest = jr.nnx.functional(net)
     setting = Setting(
         jr.objectives.cross_entropy(apply),
         0.1,
@@ -54,11 +57,16 @@ def test_every_name_makes_a_step(method):
         3,
         (8, 4, 4, 1),
         lambda x: x[:, 0, :, 0],
+        total=9,
+        examples=24,
+        net=net,
     )
     tx = optax.sgd(0.1)
     step, memory = step_and_memory(method, setting, tx)
+    if method in PAIRS:
+        params, rest = ({"student": a, "teacher": a} for a in (params, rest))
     state = jr.training.init(params, rest, tx, memory=memory)
-    batch = jnp.full((8, 4, 4, 1), 0.5), jnp.arange(8) % 4
+    batch = jnp.full((8, 4, 4, 1), 0.5), jnp.arange(8) % 4, jnp.arange(8)
     after, metrics = jax.eval_shape(lambda s, b: step(s, b, key=jax.random.key(0)), state, batch)
     assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(jnp.shape, state)
     assert metrics["loss"].shape == ()

@@ -26,17 +26,44 @@ METHODS = {
     "trades": lambda loss: training.trades(loss, THREAT),
     "mart": lambda loss: training.mart(loss, THREAT),
     "score": lambda loss: training.score(loss, THREAT),
+    "alp": lambda loss: training.alp(loss, THREAT),
     "hat": lambda loss: training.hat(loss, THREAT, lambda x: x.reshape(x.shape[0], -1)[:, :4]),
     "awp": lambda loss: training.awp(training.trades(loss, THREAT)),
     "awp of a bound": lambda loss: training.awp(jr.worst_case(loss, THREAT.family(0.03), jr.bounds.ibp())),
     "gkl": lambda loss: training.gkl(loss, THREAT, classes=4, epoch=2),
+    "dkl": lambda loss: training.dkl(loss, THREAT),
+    "lbgat": lambda loss: training.lbgat(loss, THREAT, attack=3),
+    "lbgat of trades": lambda loss: training.lbgat(loss, THREAT, beta=6.0, attack=3),
+    "ensemble": lambda loss: training.ensemble(loss, THREAT, [lambda x: x.reshape(x.shape[0], -1)[:, :4]]),
+    "feature_scattering": lambda loss: training.feature_scattering(loss, THREAT, smoothing=0.1),
+    "union": lambda loss: training.union(loss, THREAT, jr.sets.l2(0.2, clip=(0, 1)), attack=2),
+    "mean of a union": lambda loss: training.union(loss, THREAT, jr.sets.l2(0.2), how="mean", attack=2),
+    "softened": lambda loss: training.softened(
+        training.trades(jr.objectives.soft_cross_entropy(loss.outputs), THREAT, attack=2),
+        classes=4,
+        smoothing=0.1,
+        mix=lambda key, x, y: jr.data.cutmix(key, x, y, alpha=0.2),
+    ),
+    "fat": lambda loss: training.fat(loss, THREAT, tau=1),
+    "fat of trades": lambda loss: training.fat(loss, THREAT, tau=0, beta=6.0, attack=4),
+    "iaat": lambda loss: training.iaat(loss, THREAT, examples=96, attack=2),
+    "cfa": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1),
+    "cfa of trades": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1, beta=6.0),
 }
+
+
+PAIRS = ("lbgat", "lbgat of trades")  # of a student and a teacher
+
+
+def pairs(*trees):
+    return ({"student": tree, "teacher": tree} for tree in trees)
 
 
 def called(robust, params, rest, x, y, *, train, key=None):
     options = {"key": jax.random.key(3) if key is None else key, "train": train}
     if isinstance(robust, training.Remembering):
-        return robust.loss(params, rest, x, y, memory=robust.start, **options)[:2]
+        where = {"index": jnp.arange(y.shape[0])} if robust.indexed else {}
+        return robust.loss(params, rest, x, y, memory=robust.start, **options, **where)[:2]
     return robust(params, rest, x, y, **options)
 
 
@@ -44,6 +71,8 @@ def called(robust, params, rest, x, y, *, train, key=None):
 def test_one_contract_for_all(name):
     apply, params, rest = jr.nnx.functional(Net(Rngs(0)))
     robust = METHODS[name](jr.objectives.cross_entropy(apply))
+    if name in PAIRS:
+        params, rest = pairs(params, rest)
 
     @jax.jit
     def both(params, rest, key):
@@ -59,8 +88,10 @@ def test_one_contract_for_all(name):
         assert bool(jnp.isfinite(value))
         assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(gradient))
         assert max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradient)) > 1e-4
-        moved = not all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (after["norm"], rest["norm"]))))
-        assert moved == train  # BatchNorm's statistics
+        nets = [(after[k], rest[k]) for k in rest] if name in PAIRS else [(after, rest)]
+        for new, old in nets:
+            moved = not all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (new["norm"], old["norm"]))))
+            assert moved == train  # BatchNorm's statistics
         np.testing.assert_array_equal(losses, again[train][0][1][0])
 
 
@@ -69,10 +100,14 @@ def test_every_method_learns_what_is_easy(name):
     x, y = map(jnp.asarray, blobs())
     robust, tx = METHODS[name](LOSS), optax.adam(0.02)
     start = robust.start if isinstance(robust, training.Remembering) else None
-    step = jax.jit(training.make_step(robust, tx, measure=training.accuracy(dense)))
-    state = training.init(dense_params(), None, tx, memory=start)
+    params, rest, apply = dense_params(), None, dense
+    if name in PAIRS:
+        params, rest = pairs(params, rest)
+        apply = lambda p, r, x, *, train: dense(p["student"], None, x, train=train)  # noqa: E731
+    step = jax.jit(training.make_step(robust, tx, measure=training.accuracy(apply)))
+    state = training.init(params, rest, tx, memory=start)
     for t in range(80):
-        state, metrics = step(state, (x, y), key=jax.random.key(t))
+        state, metrics = step(state, (x, y, jnp.arange(96)), key=jax.random.key(t))
     assert float(metrics["accuracy"]) == 1.0
 
 
@@ -113,6 +148,14 @@ def test_trades_and_hat_are_their_formulas():
     hat = training.hat(LOSS, THREAT, lambda x: jax.nn.one_hot(label, 4), beta=3.0, gamma=0.25, h=2.0)
     helper = -jax.nn.log_softmax(clean_logits(X + 2 * 0.05))[:, 2]
     np.testing.assert_allclose(at(hat, z), ce + 3 * kl + 0.25 * helper, rtol=1e-4, atol=1e-5)
+
+
+def test_alp_is_its_formula():
+    z = X + 0.05
+    a, b = clean_logits(X), clean_logits(z)
+    both = sum(-jax.nn.log_softmax(v)[jnp.arange(8), Y] for v in (a, b))
+    expected = both + 0.25 * jnp.sum((a - b) ** 2, -1)
+    np.testing.assert_allclose(at(training.alp(LOSS, THREAT, weight=0.25), z), expected, rtol=1e-4)
 
 
 def test_mart_is_its_formula_with_the_largest_wrong_class():
@@ -197,17 +240,56 @@ def test_the_parts_of_the_divergence_have_its_gradient():
     np.testing.assert_array_equal(weighted_squares(n, n, p), 0.0)
 
 
+def test_the_divergence_taken_apart_has_two_weights():
+    params, z = dense_params(), X + 0.05
+    gradient = lambda robust: jax.grad(  # noqa: E731
+        lambda p: jnp.mean(robust.at(p, None, X, z, Y, key=jax.random.key(0), train=True)[0])
+    )(params)
+    of = lambda **how: gradient(training.dkl(LOSS, THREAT, **how))  # noqa: E731
+    same = of(alpha=3.0, beta=3.0), gradient(training.trades(LOSS, THREAT, beta=3.0))
+    differ = of(alpha=3.0, beta=3.0, symmetric=True), of(alpha=3.0, beta=1.0), of(alpha=1.0, beta=3.0)
+    for a, b, *others in zip(*map(jax.tree.leaves, (*same, *differ)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        assert all(float(jnp.max(jnp.abs(a - c))) > 1e-3 for c in others)
+
+
+def test_ikl_is_gkl_with_whole_weights():
+    robust = training.gkl(LOSS, THREAT, classes=4, epoch=9, alpha=0.0, beta=1.0, gamma=1.0)
+    prior = jax.nn.softmax(jax.random.normal(jax.random.key(0), (4, 4)))
+    how = {"key": jax.random.key(0), "train": True}
+    losses, *_ = robust.loss(dense_params(), None, X, Y, memory=robust.start._replace(means=prior), **how)
+    z = training.trades(LOSS, THREAT).craft(dense_params(), None, X, Y, key=how["key"])
+    squares = weighted_squares(clean_logits(), clean_logits(z), prior[Y])
+    np.testing.assert_allclose(losses, LOSS(dense_params(), None, X, Y)[0] + squares, rtol=1e-4)
+
+
+def test_lbgat_is_its_formula_and_trains_both():
+    params, rest = {"student": dense_params(0), "teacher": dense_params(1)}, {"student": None, "teacher": None}
+    how = {"key": jax.random.key(0), "train": True}
+    z = training.trades(LOSS, THREAT).craft(params["student"], None, X, Y, key=how["key"])
+    s, a = (dense(params["student"], None, v, train=True)[0] for v in (X, z))
+    t, _ = dense(params["teacher"], None, X, train=True)
+    for beta in (0.0, 6.0):
+        robust = training.lbgat(LOSS, THREAT, beta=beta)
+        expected = jnp.mean((a - t) ** 2, -1) + LOSS.reduce(t, Y) + beta * divergence(s, a)
+        np.testing.assert_allclose(robust(params, rest, X, Y, **how)[0], expected, rtol=1e-4)
+        gradient = jax.grad(lambda p, robust=robust: jnp.sum(robust(p, rest, X, Y, **how)[0]))(params)
+        assert all(float(jnp.max(jnp.abs(g))) > 1e-3 for g in jax.tree.leaves(gradient))
+    with pytest.raises(ValueError, match="no 'student' in both"):
+        robust(dense_params(), None, X, Y, **how)
+
+
 def test_gkl_learns_what_classes_look_like_once_an_epoch():
     robust = training.gkl(LOSS, THREAT, classes=4, epoch=2, temperature=2.0)
     memory = robust.start
     for t in range(2):
         x, y = X[t::2], Y[t::2]
-        assert bool(jnp.all(memory.prior == 0.25))
+        assert bool(jnp.all(memory.means == 0.25))
         *_, memory = robust.loss(dense_params(), None, x, y, key=jax.random.key(t), train=True, memory=memory)
     p = jax.nn.softmax(clean_logits() / 2.0)
     means = jnp.stack([p[jnp.arange(k, 8, 4)].mean(0) for k in range(4)])
-    np.testing.assert_allclose(memory.prior, means, rtol=1e-5)
-    assert int(memory.batches) == 0
+    np.testing.assert_allclose(memory.means, means, rtol=1e-5)
+    assert int(memory.batches) == 2
     assert not bool(jnp.any(memory.counts))
 
 
@@ -229,6 +311,51 @@ def test_free_replays_and_remembers():
     assert float(metrics["loss"]) > 0
     with pytest.raises(ValueError, match="init"):
         training.free(LOSS, THREAT, tx)(training.init(dense_params(), None, tx), (X, Y), key=jax.random.key(0))
+
+
+def first(params, rest, x, *, train):
+    return x.reshape(x.shape[0], -1) @ params["w"] + params["b"], rest
+
+
+def after_first(params, rest, h, *, train):
+    return jax.nn.relu(h) @ params["v"], rest
+
+
+def test_yopo_climbs_the_full_gradient_at_first_and_takes_the_mean_of_its_passes():
+    tx, key, loss = optax.sgd(1.0), jax.random.key(0), jr.objectives.cross_entropy(after_first)
+    start = training.init(dense_params(), None, tx)
+    total = lambda p, z: jnp.mean(LOSS(p, None, z, Y)[0])  # noqa: E731
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(8))
+    z = jax.vmap(lambda x, k: THREAT(x).sample(k))(X, keys)
+    slopes, expected = [], []
+    for _ in range(2):
+        slopes.append(jax.grad(total)(start.params, z))
+        p = jax.grad(lambda h: jnp.mean(loss(start.params, None, h, Y)[0]))(first(start.params, None, z, train=True)[0])
+        through = (p @ start.params["w"].T).reshape(z.shape)  # of a linear layer the same at every point
+        np.testing.assert_allclose(through, jax.grad(total, argnums=1)(start.params, z), rtol=1e-4, atol=1e-7)
+        expected.append(jax.tree.map(lambda *g: sum(g) / len(g), *slopes))
+        for _ in range(3):
+            z = jnp.clip(jnp.clip(z + 0.25 * EPS * jnp.sign(through), X - EPS, X + EPS), 0, 1)
+    for outer, grads in enumerate(expected, 1):
+        step = jax.jit(training.yopo(first, loss, THREAT, tx, outer=outer, inner=3))
+        after, metrics = step(start, (X, Y), key=key)
+        for a, b, g in zip(*map(jax.tree.leaves, (start.params, after.params, grads)), strict=True):
+            np.testing.assert_allclose(a - b, g, rtol=1e-3, atol=1e-6)
+        assert float(metrics["loss"]) > 0
+
+
+def test_yopo_updates_the_statistics_of_what_follows():
+    net = Net(Rngs(0))
+    begin, params, rest = jr.nnx.functional(net, call=lambda m, x: m.conv(x))
+    finish = jr.nnx.functional(net, call=lambda m, h: m.head(jax.nn.relu(m.norm(h)).reshape(h.shape[0], -1))).apply
+    tx = optax.adam(0.02)
+    step = jax.jit(training.yopo(begin, jr.objectives.cross_entropy(finish), THREAT, tx, outer=3, inner=2))
+    state, lines = training.init(params, rest, tx), []
+    for t in range(60):
+        state, metrics = step(state, (X, Y), key=jax.random.key(t))
+        lines.append(float(metrics["loss"]))
+    assert lines[-1] < 0.2 < lines[0]
+    assert bool(jnp.any(state.rest["norm"]["mean"] != rest["norm"]["mean"]))
 
 
 def test_the_guard_stops_a_collapse_and_keeps_what_was_before(tmp_path):
@@ -273,6 +400,7 @@ def test_the_guard_stops_a_collapse_and_keeps_what_was_before(tmp_path):
         (lambda: training.mart(LOSS, THREAT, attack=jr.attacks.pgd(early_stop=True)), "early"),
         (lambda: training.gkl(LOSS, THREAT, classes=1, epoch=3), "classes is an int >= 2"),
         (lambda: training.free(LOSS, THREAT, optax.sgd(0.1), replays=0), "replays"),
+        (lambda: training.yopo(first, LOSS, THREAT, optax.sgd(0.1), inner=0), "inner"),
     ],
 )
 def test_nonsense_is_refused(make, message):
