@@ -42,6 +42,7 @@ PASSES = {
     "gkl": ATTACK_STEPS + 2,
     "score": ATTACK_STEPS + 2,
     "ibp": 3,
+    "ibp-shi": 3,
     "crown-ibp": 8,
     "sabr": ATTACK_STEPS + 3,
     "mtl-ibp": ATTACK_STEPS + 4,

@@ -90,6 +90,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.epoch, attack=s.steps),
     "score": _pair(training.score),
     "ibp": _certified(jr.bounds.ibp()),
+    "ibp-shi": lambda s: training.shi(s.loss, s.threat, eps=s.ramp),
     "crown-ibp": _certified(jr.bounds.crown_ibp()),
     "sabr": _between(lambda attack, bound, size: jr.shrink(bound, size, about=attack), 0.4),
     "mtl-ibp": _between(partial(jr.mix, losses=True), 0.5),
@@ -98,7 +99,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
 }
 """By name: what makes the loss."""
 
-CERTIFIED = {"ibp": 1.5, "crown-ibp": 1.5, "sabr": 1.0, "mtl-ibp": 1.0, "cc-ibp": 1.0, "exp-ibp": 1.0}
+CERTIFIED = {"ibp": 1.5, "ibp-shi": 1.5, "crown-ibp": 1.5, "sabr": 1.0, "mtl-ibp": 1.0, "cc-ibp": 1.0, "exp-ibp": 1.0}
 """Methods by bounds, and the multiple of eps that each trains at by default."""
 
 

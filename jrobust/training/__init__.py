@@ -8,6 +8,7 @@ from jrobust.training._losses import blend, certified
 from jrobust.training._paired import hat, mart, paired, score, trades
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
+from jrobust.training._shi import shi
 from jrobust.training._single_step import Stop, fgsm_rs, gradalign, n_fgsm, overfitting_guard
 from jrobust.training._step import Remembering, Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
 from jrobust.training._substitute import Substitute, substitute
@@ -43,6 +44,7 @@ __all__ = [
     "restore",
     "scheduled",
     "score",
+    "shi",
     "smoothed",
     "start_run",
     "substitute",
