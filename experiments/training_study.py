@@ -45,6 +45,8 @@ PASSES = {
     "ibp-shi": 3,
     "crown-ibp": 8,
     "sabr": ATTACK_STEPS + 3,
+    "taps": 8 + 3,
+    "staps": 8 + ATTACK_STEPS + 3,
     "mtl-ibp": ATTACK_STEPS + 4,
     "cc-ibp": ATTACK_STEPS + 4,
     "exp-ibp": ATTACK_STEPS + 4,

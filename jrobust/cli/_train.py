@@ -30,7 +30,7 @@ class Train:
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10 or vit-tiny"""
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, pgd-awp, trades-awp, and with a step or two fgsm-rs, n-fgsm,
-    gradalign, free; on bounds, so that the model can be certified: ibp, ibp-shi, crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
+    gradalign, free; on bounds, so that the model can be certified: ibp, ibp-shi, crown-ibp, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None

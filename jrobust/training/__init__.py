@@ -12,6 +12,7 @@ from jrobust.training._shi import shi
 from jrobust.training._single_step import Stop, fgsm_rs, gradalign, n_fgsm, overfitting_guard
 from jrobust.training._step import Remembering, Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
 from jrobust.training._substitute import Substitute, substitute
+from jrobust.training._taps import taps
 
 __all__ = [
     "Remembering",
@@ -48,5 +49,6 @@ __all__ = [
     "smoothed",
     "start_run",
     "substitute",
+    "taps",
     "trades",
 ]

@@ -11,6 +11,7 @@ import jrobust as jr
 from jrobust import training
 from jrobust._running import of_batch
 from jrobust.training._shi import balance, tightness
+from jrobust.training._taps import connected
 from tests.training.nets import Net, blobs, dense, dense_params
 
 EPS = 0.1
@@ -221,3 +222,128 @@ def test_margins_are_bounded_as_one_map_with_the_last_layer():
         as_one = 0.5 * (hi + lo) @ w + 0.5 * (hi - lo) @ jnp.abs(w)
         np.testing.assert_allclose(got, as_one, rtol=1e-4, atol=1e-6)
         assert float(got) < float(apart) - 1e-3
+
+
+# -- TAPS ----------------------------------------------------------------------------------------------------------------
+
+
+def deep(params, rest, x, *, train):
+    del train
+    h = x.reshape(x.shape[0], -1)
+    for w in params[:-1]:
+        h = jax.nn.relu(h @ w)
+    return h @ params[-1], rest
+
+
+def deep_params(*widths):
+    keys = jax.random.split(jax.random.key(7), len(widths) - 1)
+    return [
+        jax.random.normal(k, (a, b)) * (2 / a) ** 0.5 for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)
+    ]
+
+
+DEEP = jr.objectives.cross_entropy(deep)
+
+
+def by(oracle, params, loss=DEEP):
+    return jr.worst_case(loss, THREAT, oracle)(params, None, X, Y, **HOW)[0]
+
+
+def test_the_gradient_connector_is_its_formula():
+    lo, hi = jnp.array([0.0, -1.0, 2.0, 1.0]), jnp.array([1.0, 3.0, 2.0, 1.1])
+    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
+        u = lo + share * (hi - lo)
+        for edge in (0.5, 1.0, 0.1):
+            c = jnp.array([1.0, -2.0, 3.0, 0.5])
+            value, pull = jax.vjp(connected, lo, hi, u, jnp.asarray(edge))
+            down, up, through, _ = pull(c)
+            np.testing.assert_array_equal(value, u)
+            expected = max(0.0, 1 - share / edge), max(0.0, 1 - (1 - share) / edge)
+            for got, factor in zip((down, up), expected):
+                factors = jnp.array([factor, factor, 0.5, factor])  # the third has no width
+                np.testing.assert_allclose(got, c * factors, atol=1e-4)
+            np.testing.assert_array_equal(through, 0.0)
+
+
+def test_behind_a_linear_head_taps_is_ibp():
+    params = deep_params(16, 12, 10, 4)
+
+    def value_and_slope(oracle):
+        return jax.value_and_grad(lambda p: jnp.sum(by(oracle, p)))(params)
+
+    exact, bound = value_and_slope(training.taps(relus=0, expand=None)), value_and_slope(jr.bounds.ibp())
+    np.testing.assert_allclose(exact[0], bound[0], rtol=1e-4)
+    for a, b in zip(exact[1], bound[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("relus", [1, 2])
+def test_taps_lies_between_an_attack_and_ibp(relus):
+    params = deep_params(16, 12, 10, 8, 4)
+    attack, estimate, bound = (
+        by(o, params) for o in (jr.attacks.pgd(steps=20), training.taps(relus=relus, expand=None), jr.bounds.ibp())
+    )
+    assert bool(jnp.all(estimate <= bound * (1 + 1e-5)))
+    assert float(jnp.mean(bound - estimate)) > 1e-2
+    assert float(jnp.mean(estimate - attack)) > 1e-2
+
+
+def test_the_loss_is_a_product_whose_first_factor_speaks_louder():
+    params = deep_params(16, 12, 10, 8, 4)
+    key = HOW["key"]
+
+    def made(oracle):
+        return lambda p: jr.worst_case(DEEP, THREAT, oracle)(p, None, X[:1], Y[:1], key=key, train=True)[0][0]
+
+    (one, d_one), (two, d_two) = (
+        jax.value_and_grad(made(o))(params) for o in (training.taps(expand=None), jr.bounds.ibp())
+    )
+    value, slope = jax.value_and_grad(made(training.taps(expand=3.0)))(params)
+    np.testing.assert_allclose(value, one * two, rtol=1e-4)
+    for got, a, b in zip(slope, d_one, d_two, strict=True):
+        np.testing.assert_allclose(got, 3.0 * a * two + one * b, rtol=1e-3, atol=1e-3)
+
+
+def test_staps_is_taps_on_a_small_box():
+    params = deep_params(16, 12, 10, 8, 4)
+    attack = jr.attacks.pgd(steps=3, start="center", keep="last")
+    small, whole, none = (
+        by(jr.shrink(training.taps(expand=None), size, about=attack), params) for size in (0.3, 1.0, 0.0)
+    )
+    assert bool(jnp.all(small < whole))
+    np.testing.assert_allclose(none, by(attack, params), rtol=1e-3)
+
+
+def test_taps_learns_and_says_what_it_cannot_cut():
+    x, y = map(jnp.asarray, blobs())
+    params, tx = deep_params(16, 12, 12, 4), optax.adam(0.01)
+    robust = training.certified(DEEP, THREAT, training.taps(), eps=training.smoothed(0.05, end=60))
+    step, state = jax.jit(training.make_step(robust, tx)), training.init(params, None, tx)
+    for t in range(120):
+        state, _ = step(state, (x, y), key=jax.random.key(t))
+    report = jr.evaluate(
+        lambda z: deep(state.params, None, z, train=False)[0],
+        x,
+        y,
+        threat=THREAT.family(0.05),
+        oracles={"crown": jr.bounds.crown()},
+        key=jax.random.key(0),
+    )
+    assert report["crown"].accuracy().value > 0.9
+    assert training.taps().side == "estimate"
+    with pytest.raises(ValueError, match="leaves none of the model's 2 ReLUs"):
+        by(training.taps(relus=2), params)
+
+    def residual(p, rest, x, *, train):
+        h = jax.nn.relu(x.reshape(x.shape[0], -1) @ p[0])
+        return (h + jax.nn.relu(h @ p[1])) @ p[2], rest
+
+    with pytest.raises(ValueError, match="residual"):
+        by(training.taps(relus=0), params, jr.objectives.cross_entropy(residual))
+    by(training.taps(relus=1), params, jr.objectives.cross_entropy(residual))
+    with pytest.raises(ValueError, match="side lower"):
+        training.taps(attack=jr.bounds.ibp())
+    with pytest.raises(ValueError, match="edge"):
+        training.taps(edge=0.0)
+    with pytest.raises(ValueError, match="early"):
+        by(training.taps(attack=jr.attacks.pgd(early_stop=True)), params)
