@@ -5,6 +5,7 @@ from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
 from jrobust.training._gkl import gkl
 from jrobust.training._losses import blend, certified
+from jrobust.training._margin_cs import margin_cs
 from jrobust.training._paired import hat, mart, paired, score, trades
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
@@ -37,6 +38,7 @@ __all__ = [
     "linear",
     "load",
     "make_step",
+    "margin_cs",
     "mart",
     "n_fgsm",
     "overfitting_guard",
