@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from jrobust import _jaxpr
 from jrobust._conv import conv_as_dot
@@ -75,7 +76,9 @@ def map_where(f: Callable[[Any], Any], active: Any, default: PyTree, *, batch_si
     """``f(i)`` for each index where ``active[i]``, else ``default[i]``: chunks of active indices only, however many there are.
 
     Differentiable in reverse, although the number of chunks is known at run time alone. Under vmap the active indices of all
-    examples are worked off together: none waits for the one with most.
+    examples are worked off together: none waits for the one with most. ``active=None`` says that all are; where one chunk holds
+    them, the derivative is that of a plain vmap, whose gradient under a further vmap sums over examples as it goes: what all share
+    (a model's weights) never has a gradient for each.
 
     >>> map_where(jnp.sqrt, jnp.array([True, False, True]), jnp.full(3, -1.0), batch_size=2).tolist()
     [0.0, -1.0, 1.4142135381698608]
@@ -93,6 +96,12 @@ def map_where(f: Callable[[Any], Any], active: Any, default: PyTree, *, batch_si
         queues = {True: iter(floats), False: iter(others)}
         pure = _jaxpr.jaxpr_as_fun(_jaxpr.ClosedJaxpr(closed.jaxpr, [next(queues[d]) for d in is_float]))
         return jax.tree.unflatten(jax.tree.structure(shapes), pure(i))
+
+    if active is None:
+        n = jax.tree.leaves(default)[0].shape[0]
+        active = jnp.ones(n, bool)
+        if n <= batch_size:
+            return _all_at_once(value, batch_size, active, jax.tree.map(jnp.zeros_like, default), floats, others)
 
     @jax.custom_vjp
     def run(default: Any, active: Any, floats: Any, others: Any) -> Any:
@@ -115,6 +124,31 @@ def map_where(f: Callable[[Any], Any], active: Any, default: PyTree, *, batch_si
 
     run.defvjp(forward, backward)
     return run(default, active, floats, others)
+
+
+def _all_at_once(
+    value: Callable[..., Any], batch_size: int, active: Any, default: Any, floats: Any, others: Any
+) -> Any:
+    """`map_where` over all indices, one chunk of them."""
+
+    @jax.custom_jvp
+    def run(floats: Any, others: Any) -> Any:
+        return _write(value, batch_size, active, default, (floats, others))
+
+    def tangent(primals: Any, tangents: Any) -> Any:
+        (floats, others), (moves, _) = primals, tangents
+        moving = [not isinstance(t, SymbolicZero) for t in moves]
+
+        def plain(moved: Any) -> Any:
+            queue = iter(moved)
+            now = tuple(next(queue) if m else x for x, m in zip(floats, moving, strict=True))
+            return jax.vmap(lambda i: value(i, now, others))(jnp.arange(active.shape[0], dtype=jnp.int32))
+
+        pairs = [(x, t) for x, t, m in zip(floats, moves, moving, strict=True) if m]
+        return jax.jvp(plain, ([x for x, _ in pairs],), ([t for _, t in pairs],))
+
+    run.defjvp(tangent, symbolic_zeros=True)
+    return run(floats, others)
 
 
 def _inside(index: Any, active: Any) -> Any:

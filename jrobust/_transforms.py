@@ -12,7 +12,8 @@ from jrobust._checks import check_classes
 from jrobust._combinators import iterations
 from jrobust._iterate import violated
 from jrobust._objective import Loss, Objective
-from jrobust._oracle import Oracle, Radius, RadiusOracle, require
+from jrobust._oracle import Bound, Oracle, Radius, RadiusOracle, require
+from jrobust._running import of_batch
 from jrobust._tree import bind, stop_gradient, where
 from jrobust.objectives import classification, worst_logits
 from jrobust.sets import Threat, eps_axes, power
@@ -25,7 +26,7 @@ def example_keys(key: Any, index: Any) -> Any:
 
 
 Crafting = Literal["inference", "batch"]
-"""How an attack of training sees BatchNorm; see `worst_case`."""
+"""How an oracle of training sees BatchNorm; see `worst_case`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,24 @@ class AtWitnesses:
         return self.at(params, rest, x, z, y, key=key, train=train)
 
 
+@dataclasses.dataclass(frozen=True)
+class AtBounds:
+    """The same by a bound (`jr.training.shi` works between the stages).
+
+    Attributes:
+      bound: ``bound(params, rest, x, y, *, key, train) -> (Bound, rest')``, each array of it [B, ...].
+      at: ``at(bound, y) -> [B]``, the loss at the worst-case logits.
+    """
+
+    bound: Callable[..., Any]
+    at: Callable[[Bound, Any], Any]
+
+    def __call__(self, params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool) -> Any:
+        """The robust loss ([B], rest')."""
+        bound, rest = self.bound(params, rest, x, y, key=key, train=train)
+        return self.at(bound, y), rest
+
+
 def crafting_by(
     loss: Loss | Callable[..., Any],
     threat: Threat,
@@ -57,8 +76,7 @@ def crafting_by(
     """`AtWitnesses.craft` of an attack, once it is known to serve."""
     require(("lower",), oracle, by=by)
     _check_part_of_a_loss(oracle, threat, by)
-    if crafting not in ("inference", "batch"):
-        raise ValueError(f"{by}: crafting is 'inference' or 'batch', got {crafting!r}")
+    _check_crafting(crafting, by)
     solve = _batch_witnesses if crafting == "batch" else _witnesses
 
     def craft(params: Any, rest: Any, x: Any, y: Any, *, key: Any) -> Any:
@@ -79,6 +97,11 @@ def at_witnesses(
         return loss(params, rest, z, y, key=key, train=train)
 
     return AtWitnesses(crafting_by(loss, threat, oracle, crafting=crafting), at)
+
+
+def _check_crafting(crafting: str, by: str) -> None:
+    if crafting not in ("inference", "batch"):
+        raise ValueError(f"{by}: crafting is 'inference' or 'batch', got {crafting!r}")
 
 
 def _check_part_of_a_loss(oracle: Oracle, threat: Threat, by: str) -> None:
@@ -107,11 +130,13 @@ def worst_case(
       threat: example -> set; its eps may be traced, or [B].
       oracle: any oracle. Early stop is refused: a loss is always >= 0, so "stop once violated" would stop at once.
       crafting: how a lower oracle sees BatchNorm. "inference": one example at a time, running statistics. "batch": the batch
-        is a single point of a product set and crafting sees its statistics (`Loss` with train=True, no update kept).
+        is a single point of a product set and crafting sees its statistics (`Loss` with train=True, no update kept). An upper
+        oracle bounds each example with the running statistics that the clean batch's pass in training mode returned, or ("batch")
+        with that batch's own, through which gradients flow.
 
     Returns:
       ``robust_loss(params, rest, x[B, ...], y[B], *, key, train) -> ([B], rest')``. With an upper oracle and ``train=True``
-      the clean batch passes once in training mode, and the bound uses the statistics that this pass returned.
+      the clean batch passes once in training mode, for its statistics.
 
     Guarantee: per example, below (lower) or above (upper, for a monotone ``reduce``) the true worst-case loss of the model in
       the mode it was crafted in.
@@ -125,9 +150,13 @@ def worst_case(
     """
     if oracle.side == "lower":
         return at_witnesses(loss, threat, oracle, crafting=crafting)
+    return at_bounds(loss, threat, oracle, crafting=crafting)
+
+
+def at_bounds(loss: Any, threat: Threat, oracle: Oracle, *, crafting: Crafting = "inference") -> AtBounds:
+    """`worst_case` by a bound, or by an estimate."""
     _check_part_of_a_loss(oracle, threat, "worst_case")
-    if crafting == "batch":
-        raise ValueError("worst_case: crafting='batch' is for lower oracles")
+    _check_crafting(crafting, "worst_case")
     if not isinstance(loss, Loss):
         raise TypeError(
             f"worst_case: a plain callable loss is accepted with lower oracles only, {oracle.name} has side {oracle.side}; "
@@ -135,24 +164,29 @@ def worst_case(
         )
     apply = loss
 
-    def at_bounds(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool) -> tuple[Float[Array, " B"], Any]:
+    def bound(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool) -> tuple[Bound, Any]:
+        seen = after = rest
         if train:
-            out, rest = apply.outputs(params, rest, x, train=True)
+            out, after = apply.outputs(params, rest, x, train=True)
             check_classes(y, out.shape[-1], "label", index=False)
+            seen = after
+        if train and crafting == "batch":
+            seen = of_batch(lambda r: apply.outputs(params, r, x, train=True), rest)
 
-        def one(k: Any, xi: Any, yi: Any, t: Threat) -> Float[Array, ""]:
-            f = classification(_one(apply, params, rest), yi)
-            info = oracle.solve(k, f, t(xi)).info
-            parts = info.get("parts", info["elements"][None])
-            logits = jax.vmap(lambda elements: worst_logits(elements, yi))(parts)
-            losses = apply.reduce(logits, jnp.broadcast_to(yi, parts.shape[:1]))
-            if "exponents" in info:
-                return jnp.exp(jnp.vdot(info["exponents"], jnp.log(jnp.maximum(losses, jnp.finfo(losses.dtype).tiny))))
-            return jnp.vdot(info["weights"], losses) if "weights" in info else losses[0]
+        def one(k: Any, xi: Any, yi: Any, t: Threat) -> Bound:
+            return oracle.solve(k, classification(_one(apply, params, seen), yi), t(xi))
 
-        return _over_examples(one, threat, key, x, y), rest
+        return _over_examples(one, threat, key, x, y), after
 
-    return at_bounds
+    def reduced(info: dict[str, Any], yi: Any) -> Float[Array, ""]:
+        parts = info.get("parts", info["elements"][None])
+        logits = jax.vmap(lambda elements: worst_logits(elements, yi))(parts)
+        losses = apply.reduce(logits, jnp.broadcast_to(yi, parts.shape[:1]))
+        if "exponents" in info:
+            return jnp.exp(jnp.vdot(info["exponents"], jnp.log(jnp.maximum(losses, jnp.finfo(losses.dtype).tiny))))
+        return jnp.vdot(info["weights"], losses) if "weights" in info else losses[0]
+
+    return AtBounds(bound, lambda bound, y: jax.vmap(reduced)(bound.info, y))
 
 
 def _one(loss: Loss, params: Any, rest: Any) -> Callable[[Point], Any]:

@@ -395,3 +395,30 @@ def test_map_where_is_a_selection(host):
     np.testing.assert_allclose(*(jax.jit(loss(fn))(w, x, d) for fn in (ours, theirs)), rtol=1e-5)
     for a, b in zip(*(jax.grad(loss(fn), (0, 1, 2))(w, x, d) for fn in (ours, theirs)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_map_where_over_all_is_a_plain_vmap_whose_gradient_is_shared(key):
+    n, size, width = 5, 7, 11
+    x = jax.random.normal(key, (size, width))
+    w = jax.random.normal(jax.random.fold_in(key, 1), (width, n, 3))
+
+    def total(w, x, active, batch_size):
+        def one(x):
+            f = lambda i: jnp.sum(jnp.tanh(x @ w[:, i])) * (1 + i)  # noqa: E731
+            return jnp.sum(_loops.map_where(f, active, jnp.ones(n), batch_size=batch_size) ** 2)
+
+        return jnp.sum(jax.vmap(one)(x))
+
+    expected = jax.value_and_grad(lambda w, x: total(w, x, jnp.ones(n, bool), n), (0, 1))(w, x)
+    for batch_size in (n, 2 * n, 2):
+        got = jax.value_and_grad(lambda w, x, m=batch_size: total(w, x, None, m), (0, 1))(w, x)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
+    forward = jax.jvp(lambda w: total(w, x, None, n), (w,), (jnp.ones_like(w),))[1]
+    np.testing.assert_allclose(forward, jnp.sum(expected[1][0]), rtol=1e-3)
+
+    def shapes(active, batch_size=n):
+        return str(jax.make_jaxpr(jax.grad(lambda w: total(w, x, active, batch_size)))(w))
+
+    each = f"f32[{size},{width},{n},3]"  # the weights' gradient of each example by itself
+    assert each not in shapes(None)
+    assert each in shapes(jnp.ones(n, bool))

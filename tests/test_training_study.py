@@ -34,6 +34,8 @@ def robust(method):
 
 UNDERTRAINED = (
     "sabr",
+    "taps",
+    "staps",
     "mtl-ibp",
     "cc-ibp",
     "exp-ibp",

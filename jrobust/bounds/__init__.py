@@ -2,6 +2,7 @@
 
 from jrobust.bounds._branch import Search, branch, branch_and_bound
 from jrobust.bounds._forward import forward_crown, zonotope
+from jrobust.bounds._inside import inside
 from jrobust.bounds._ladder import ladder
 from jrobust.bounds._lipschitz import lipschitz, lipschitz_constant
 from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, outward, supported
@@ -18,6 +19,7 @@ __all__ = [
     "crown_ibp",
     "forward_crown",
     "ibp",
+    "inside",
     "ladder",
     "lipschitz",
     "lipschitz_constant",

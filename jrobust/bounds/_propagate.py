@@ -144,9 +144,9 @@ def row(problem: Problem, by: Bounded, i: int, index: Any) -> Form:
 
 
 def _rows(
-    problem: Problem, by: Bounded, i: int, memory: int, one: Callable[[Form], Any], open_: Array, default: Any
+    problem: Problem, by: Bounded, i: int, memory: int, one: Callable[[Form], Any], open_: Array | None, default: Any
 ) -> Any:
-    """``one(form)`` for each open entry of value ``i``, as many at a time as the memory allows; the identity is never built."""
+    """``one(form)`` for each open entry of value ``i`` (None: all), as many at a time as memory allows; the identity is never built."""
     program, aval = problem.program, problem.program.avals[i]
     n = math.prod(aval.shape)
     # about three coefficient arrays are alive at a time, for either sign
@@ -155,7 +155,8 @@ def _rows(
     def at(index: Array) -> Any:
         return one(row(problem, by, i, index))
 
-    out = _loops.map_where(at, open_.reshape(-1), jax.tree.map(jnp.ravel, default), batch_size=chunk)
+    active = None if open_ is None else open_.reshape(-1)
+    out = _loops.map_where(at, active, jax.tree.map(jnp.ravel, default), batch_size=chunk)
     return jax.tree.map(lambda end: end.reshape(aval.shape), out)
 
 
@@ -168,8 +169,7 @@ def _bound(problem: Problem, method: Method, by: Bounded, form: Form) -> Array:
 
 def one_sided(problem: Problem, method: Method, by: Bounded, i: int, default: Array) -> Array:
     """Upper bounds of every entry of value ``i`` by backward passes."""
-    every = jnp.ones(default.shape, bool)
-    return _rows(problem, by, i, method.memory, lambda form: _bound(problem, method, by, form), every, default)
+    return _rows(problem, by, i, method.memory, lambda form: _bound(problem, method, by, form), None, default)
 
 
 def two_sided(problem: Problem, method: Method, by: Bounded, i: int, default: Interval) -> Interval:

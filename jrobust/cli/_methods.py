@@ -130,15 +130,28 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "cfa": _cfa(None),
     "cfa-trades": _cfa(6.0),
     "ibp": _certified(jr.bounds.ibp()),
+    "ibp-shi": lambda s: training.shi(s.loss, s.threat, eps=s.ramp),
     "crown-ibp": _certified(jr.bounds.crown_ibp()),
     "sabr": _between(lambda attack, bound, size: jr.shrink(bound, size, about=attack), 0.4),
+    "taps": lambda s: training.certified(s.loss, s.threat, training.taps(), eps=s.ramp),
+    "staps": _between(lambda attack, bound, size: jr.shrink(training.taps(bound=bound), size, about=attack), 0.4),
     "mtl-ibp": _between(partial(jr.mix, losses=True), 0.5),
     "cc-ibp": _between(jr.mix, 0.5),
     "exp-ibp": _between(partial(jr.mix, losses="product"), 0.5),
 }
 """By name: what makes the loss."""
 
-CERTIFIED = {"ibp": 1.5, "crown-ibp": 1.5, "sabr": 1.0, "mtl-ibp": 1.0, "cc-ibp": 1.0, "exp-ibp": 1.0}
+CERTIFIED = {
+    "ibp": 1.5,
+    "ibp-shi": 1.5,
+    "crown-ibp": 1.5,
+    "sabr": 1.0,
+    "taps": 1.0,
+    "staps": 1.0,
+    "mtl-ibp": 1.0,
+    "cc-ibp": 1.0,
+    "exp-ibp": 1.0,
+}
 """Methods by bounds, and the multiple of eps that each trains at by default."""
 
 

@@ -33,7 +33,7 @@ class Train:
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa, cfa-trades,
     pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering; on bounds, so that the model can be
-    certified: ibp, crown-ibp, sabr, mtl-ibp, cc-ibp, exp-ibp"""
+    certified: ibp, ibp-shi, crown-ibp, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
     epochs: int | None = None
@@ -77,7 +77,7 @@ class Train:
     weight: float | None = None
     """mtl-ibp, cc-ibp, exp-ibp: weight of the bound, by default 0.5; sabr: size of the small box in radii, by default 0.4"""
     eps_multiplier: float | None = None
-    """train at this multiple of eps; by default 1.5 for ibp and crown-ibp (interval bounds generalise better from a larger box), else 1"""
+    """train at this multiple of eps; by default 1.5 for ibp, ibp-shi, crown-ibp (bounds generalise better from larger boxes), else 1"""
     warmup: float = 0.1
     """methods by bounds: fraction of the steps at eps 0, before the ramp"""
     ramp: float = 0.4

@@ -10,14 +10,17 @@ from jrobust.training._gkl import dkl, gkl
 from jrobust.training._guided import lbgat
 from jrobust.training._historic import ensemble, feature_scattering
 from jrobust.training._losses import blend, certified
+from jrobust.training._margin_cs import margin_cs
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
+from jrobust.training._shi import shi
 from jrobust.training._single_step import fgsm_rs, gradalign, n_fgsm
 from jrobust.training._softened import softened
 from jrobust.training._statistics import batch_statistics
 from jrobust.training._step import Remembering, Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
 from jrobust.training._substitute import Substitute, substitute
+from jrobust.training._taps import taps
 from jrobust.training._union import conflict, union
 from jrobust.training._watch import Stop, held_out, overfitting_guard, tensorboard, together
 from jrobust.training._yopo import yopo
@@ -58,6 +61,7 @@ __all__ = [
     "linear",
     "load",
     "make_step",
+    "margin_cs",
     "mart",
     "n_fgsm",
     "overfitting_guard",
@@ -66,10 +70,12 @@ __all__ = [
     "restore",
     "scheduled",
     "score",
+    "shi",
     "smoothed",
     "softened",
     "start_run",
     "substitute",
+    "taps",
     "tensorboard",
     "together",
     "trades",

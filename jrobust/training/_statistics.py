@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jrobust._checks import check_count
+from jrobust._running import of_batch
 from jrobust.data import unit
 from jrobust.typing import PyTree
 
@@ -42,25 +42,12 @@ def batch_statistics(
         raise ValueError(f"batch_statistics needs at least one batch of {batch_size}, got {len(x)} examples")
 
     @jax.jit
-    def after(rest: PyTree, x: Any) -> PyTree:
-        return apply(params, rest, unit(x), train=True)[1]
+    def found(rest: PyTree, x: Any) -> PyTree:
+        return of_batch(lambda r: apply(params, r, unit(x), train=True), rest)
 
-    def changes(before: Any, now: Any) -> bool:
-        return jnp.issubdtype(before.dtype, jnp.floating) and not np.array_equal(before, now)
+    parts = [found(rest, jnp.asarray(x[i : i + batch_size])) for i in range(0, len(x) - batch_size + 1, batch_size)]
 
-    batches = [jnp.asarray(x[i : i + batch_size]) for i in range(0, len(x) - batch_size + 1, batch_size)]
-    moved = jax.tree.map(changes, rest, after(rest, batches[0]))
-    # an update is affine in r: its values at 0 and 1 tell m, and so b
-    zero = jax.tree.map(lambda r, m: jnp.zeros_like(r) if m else r, rest, moved)
-    one = jax.tree.map(lambda r, m: jnp.ones_like(r) if m else r, rest, moved)
-    less = lambda a, b, m: a - b if m else a  # noqa: E731
-    kept = jax.tree.map(less, after(one, batches[0]), after(zero, batches[0]), moved)
-    total = None
-    for batch in batches:
-        part = after(zero, batch)
-        total = part if total is None else jax.tree.map(lambda a, b, m: a + b if m else a, total, part, moved)
+    def mean(r: Any, *of: Any) -> Any:
+        return jnp.mean(jnp.stack(of), 0).astype(r.dtype) if jnp.issubdtype(r.dtype, jnp.floating) else r
 
-    def estimate(r: Any, m: bool, k: Any, t: Any) -> Any:
-        return (t / len(batches) / (1 - k)).astype(r.dtype) if m else r
-
-    return jax.tree.map(estimate, rest, moved, kept, total)
+    return jax.tree.map(mean, rest, *parts)

@@ -128,8 +128,6 @@ def test_nonsense_is_refused():
     for stops in (jr.attacks.apgd(), jr.restarts(jr.attacks.square(), 2), jr.attacks.within(jr.attacks.fab())):
         with pytest.raises(ValueError, match="early"):
             jr.worst_case(LOSS, jr.sets.linf(0.1), stops)
-    with pytest.raises(ValueError, match="crafting"):
-        jr.worst_case(LOSS, jr.sets.linf(0.1), jr.bounds.ibp(), crafting="batch")
 
 
 def test_a_plain_callable_loss_is_attacked(key):
