@@ -17,6 +17,7 @@ import jrobust as jr
 from jrobust import training
 from jrobust.training import _checkpoint
 from tests.training.nets import blobs, dense, dense_params, meshed, pairs
+from tests.training.test_methods import METHODS
 
 LOSS = jr.objectives.cross_entropy(dense)
 
@@ -28,19 +29,26 @@ def close(a, b, tolerance):
         np.testing.assert_allclose(np.asarray(left[name]), np.asarray(right[name]), tolerance, tolerance, err_msg=name)
 
 
+ROOT = Path(jr.__file__).parent.parent
+
+
+def environment(devices: int) -> dict[str, str]:
+    """Of a process with so many devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
 def in_processes(count: int, run: Path, *flags: str) -> None:
     """Four devices, shared among so many processes on this machine."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
-    root = Path(jr.__file__).parent.parent
-    devices = f"--xla_force_host_platform_device_count={4 // count}"
-    env = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
+    env = environment(4 // count)
     command = [sys.executable, "-m", "tests.training.processes"]
     children = [
         subprocess.Popen(
             [*command, str(i), str(count), address, str(run), *flags],
-            cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for i in range(count)
     ]  # fmt: skip
@@ -62,6 +70,13 @@ def test_two_processes_of_two_devices_train_as_one_of_four_and_as_one_device(tmp
     # and a run of several devices goes on where it stood, on one
     meshed(None, run=str(tmp_path / "two"), resume=True, epochs=2)
     assert _checkpoint.latest(tmp_path / "two/checkpoints") == 12
+
+
+def test_every_loss_is_the_same_where_its_batch_is_split_over_devices():
+    command = [sys.executable, "-m", "tests.training.sharded"]
+    child = subprocess.run(command, cwd=ROOT, env=environment(4), capture_output=True, text=True, timeout=600)
+    assert child.returncode == 0, child.stderr[-2000:]
+    assert child.stdout.splitlines() == [f"{len(METHODS)} methods looked at"]
 
 
 def test_a_stream_trains_as_arrays_do_and_resumes_to_the_same_bits(tmp_path):
