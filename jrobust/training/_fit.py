@@ -151,8 +151,8 @@ def fit(
             )
 
         def steps(state: TrainState, given: Any, key: Any) -> tuple[TrainState, dict[str, Array]]:
-            order, stream = jax.random.split(key)
-            batch = data.batches(at, given, state.step, order)
+            _, stream = jax.random.split(key)
+            batch = data.batches(at, given)
 
             def body(state: TrainState, i: Any) -> tuple[TrainState, dict[str, Array]]:
                 now = jax.random.fold_in(stream, state.step)

@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from itertools import repeat
+from functools import lru_cache, partial
+from itertools import count
 from typing import Any
 
 import jax
@@ -16,9 +16,14 @@ from jrobust.training._placement import Placement
 from jrobust.typing import Array, Int
 
 
-def epoch_order(order: Any, epoch: Any, n: int) -> Int[Array, " n"]:
-    """The order of the examples in an epoch."""
-    return jax.random.permutation(jax.random.fold_in(order, epoch), n)
+@partial(jax.jit, static_argnums=2)
+def _epoch_order(key: Any, epoch: Any, n: int) -> Int[Array, " n"]:
+    return jax.random.permutation(jax.random.fold_in(jax.random.split(key)[0], epoch), n)
+
+
+def epoch_order(key: Any, n: int) -> Callable[[int], Any]:
+    """Epoch -> the order of the examples in it, from the key of the training; the last two are remembered."""
+    return lru_cache(2)(lambda epoch: _epoch_order(key, epoch, n))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +76,21 @@ class Resident:
         return jax.ShapeDtypeStruct(self.x.shape[1:], jnp.result_type(self.x)), int(labels.max())
 
     def chunks(self, position: Position, start: int, key: Any, place: Placement) -> Iterator[Any]:
-        """What each compiled call is given, from step ``start`` on: the same arrays."""
-        del position, start, key
-        return repeat(place.everywhere(jax.tree.map(jnp.asarray, (self.x, self.y, self.extra))))
+        """What each compiled call is given, from step ``start`` on: the same arrays, and the order of its epoch."""
+        data = place.everywhere(jax.tree.map(jnp.asarray, (self.x, self.y, self.extra)))
+        order = epoch_order(key, self.n)  # a sort: once an epoch, not in every call
+        there = lru_cache(1)(lambda epoch: place.everywhere(order(epoch)))
+        for step in count(start, position.length):
+            yield (*data, there(step // position.per_epoch))
 
-    def batches(self, position: Position, given: Any, start: Any, order: Any) -> Callable[..., Any]:
+    def batches(self, position: Position, given: Any) -> Callable[..., Any]:
         """``(step, which of the chunk, key) -> (x, y, index)``, under the trace; x as `unit` makes it."""
-        x, y, extra = given
-        permutation = epoch_order(order, start // position.per_epoch, self.n)
+        x, y, extra, order = given
         size = position.batch_size
 
         def batch(step: Any, i: Any, key: Any) -> tuple[Array, Array, Array]:
             del i
-            index = jax.lax.dynamic_slice(permutation, (step % position.per_epoch * size,), (size,))
+            index = jax.lax.dynamic_slice(order, (step % position.per_epoch * size,), (size,))
             taken = unit(x[index]), y[index], index
             if extra is None:
                 return taken
@@ -125,7 +132,7 @@ class Streamed:
         import grain
 
         rows = place.rows(position.batch_size)
-        source = grain.MapDataset.source(_InOrder(self.dataset, position, jax.random.split(key)[0], rows))
+        source = grain.MapDataset.source(_InOrder(self.dataset, position, key, rows))
         stacked = source.batch(len(rows)).batch(position.length)[start // position.length :]
         for x, y, index in stacked.to_iter_dataset():
             self._check(x.reshape(-1, *x.shape[2:]), y.reshape(-1))
@@ -136,9 +143,9 @@ class Streamed:
         del batch_size
         return 0
 
-    def batches(self, position: Position, given: Any, start: Any, order: Any) -> Callable[..., Any]:
+    def batches(self, position: Position, given: Any) -> Callable[..., Any]:
         """``(step, which of the chunk, key) -> (x, y, index)``, under the trace; x as `unit` makes it."""
-        del position, start, order
+        del position
         x, y, index = given
         return lambda step, i, key: (unit(x[i]), y[i], index[i])
 
@@ -146,9 +153,10 @@ class Streamed:
 class _InOrder:
     """The examples as the training wants them, one after another, without end."""
 
-    def __init__(self, dataset: Any, position: Position, order: Any, rows: np.ndarray) -> None:
+    def __init__(self, dataset: Any, position: Position, key: Any, rows: np.ndarray) -> None:
         self.dataset, self.position, self.rows = dataset, position, rows
-        self.order = lru_cache(2)(lambda epoch: np.asarray(epoch_order(order, epoch, position.n)))
+        order = epoch_order(key, position.n)
+        self.order = lru_cache(2)(lambda epoch: np.asarray(order(epoch)))
 
     def __len__(self) -> int:
         # grain wants an end; no training gets there
