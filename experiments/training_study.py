@@ -1,7 +1,7 @@
 """Every training method at one budget, judged by AutoAttack and by bounds: the table of experiments/README.md.
 
-Command:  python -m experiments.training_study [--dataset digits] [--seeds 3] [--only METHOD ...]; --table alone prints the table. Runs that
-          are on record are not run again.
+Command:  python -m experiments.training_study [--dataset digits] [--seeds 3] [--only METHOD ...]; --table alone prints the tables. Runs
+          that are on record are not run again.
 Budget:   stated before any run: as many gradient passes over the training data as PGD-AT takes for ``--epochs`` epochs (K + 1 an epoch
           with K attack steps), whatever the method; one run a seed, its last state, nothing tuned on what is reported. All have the
           same net, Adam (rate 1e-3, a fifth after 70 %, again after 85 %), batches of 128, and no augmentation.
@@ -23,6 +23,7 @@ import tyro
 import jrobust as jr
 from jrobust import data, training
 from jrobust.cli._methods import CERTIFIED, METHODS
+from jrobust.cli._presets import PRESETS
 from jrobust.cli._train import Train
 
 RECORDS = Path(__file__).parent / "records"
@@ -164,6 +165,30 @@ def table(records: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def figures(records: list[dict[str, object]]) -> str:
+    """For every method what it costs, what is published of its preset, and what it came to here."""
+    lines = [
+        "| method | passes | preset | published: clean / robust, by whom | here (digits): clean / AutoAttack (CROWN-IBP) |",
+        "|---|---|---|---|---|",
+    ]
+    for method in METHODS:
+        presets = {name: p.published for name, p in PRESETS.items() if p.train.method == method}
+        published = [
+            f"{name}: {p.clean} / {p.robust} ({p.by}; {p.source}{f'; there with {p.differs}' if p.differs else ''})"
+            for name, p in presets.items()
+            if p is not None
+        ]
+        runs = [r for r in records if r["method"] == method]
+
+        def mean(name: str, runs: list[dict[str, object]] = runs) -> str:
+            return f"{100 * statistics.mean(float(r[name]) for r in runs):.1f}"  # pyright: ignore[reportArgumentType]
+
+        proven = f" ({mean('crown_ibp')})" if "crown_ibp" in runs[0] else ""
+        ours = f"{mean('clean')} / {mean('autoattack')}{proven}"
+        lines.append(f"| {method} | {PASSES[method]} | {', '.join(presets)} | {'; '.join(published)} | {ours} |")
+    return "\n".join(lines)
+
+
 def identity(r: dict[str, object]) -> tuple[object, ...]:
     """What tells one run from another."""
     return tuple(r[name] for name in ("dataset", "model", "eps", "method", "seed"))
@@ -193,6 +218,8 @@ def main(config: Config) -> None:
                     records.sort(key=lambda r: (r["eps"], place[r["method"]], r["seed"]))  # pyright: ignore
                     path.write_text("".join(json.dumps(line) + "\n" for line in records))
     for eps in dict.fromkeys(r["eps"] for r in records):
+        if config.dataset == "digits":
+            print(f"\nfor docs/training.md\n\n{figures(records)}")
         print(f"\n{config.dataset}, eps {eps}\n\n{table([r for r in records if r['eps'] == eps])}")
 
 

@@ -18,6 +18,10 @@ def test_the_table_is_made_of_the_records():
     assert study.table(RECORDS) in README.read_text()
 
 
+def test_the_figures_of_the_docs_are_made_of_records_and_presets():
+    assert study.figures(RECORDS) in (README.parents[1] / "docs/training.md").read_text()
+
+
 def test_every_method_has_three_runs_at_its_budget():
     assert set(study.PASSES) == set(METHODS)
     default = study.Config()
