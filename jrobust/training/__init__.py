@@ -12,6 +12,7 @@ from jrobust.training._historic import ensemble, feature_scattering
 from jrobust.training._losses import blend, certified
 from jrobust.training._margin_cs import margin_cs
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
+from jrobust.training._regularised import cure, gradient_penalty, jacobian_penalty, llr
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
 from jrobust.training._shi import shi
@@ -40,6 +41,7 @@ __all__ = [
     "certified",
     "cfa",
     "conflict",
+    "cure",
     "dkl",
     "ema_decay",
     "ensemble",
@@ -53,12 +55,15 @@ __all__ = [
     "friendly",
     "gkl",
     "gradalign",
+    "gradient_penalty",
     "hat",
     "held_out",
     "iaat",
     "init",
+    "jacobian_penalty",
     "lbgat",
     "linear",
+    "llr",
     "load",
     "make_step",
     "margin_cs",
