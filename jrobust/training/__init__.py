@@ -11,6 +11,7 @@ from jrobust.training._guided import lbgat
 from jrobust.training._historic import ensemble, feature_scattering
 from jrobust.training._losses import blend, certified
 from jrobust.training._margin_cs import margin_cs
+from jrobust.training._orthogonal import gor, orthogonality
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
 from jrobust.training._regularised import cure, gradient_penalty, jacobian_penalty, llr
 from jrobust.training._run import load, read_config, restore, start_run
@@ -54,6 +55,7 @@ __all__ = [
     "free",
     "friendly",
     "gkl",
+    "gor",
     "gradalign",
     "gradient_penalty",
     "hat",
@@ -69,6 +71,7 @@ __all__ = [
     "margin_cs",
     "mart",
     "n_fgsm",
+    "orthogonality",
     "overfitting_guard",
     "paired",
     "read_config",

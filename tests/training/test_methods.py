@@ -28,6 +28,7 @@ METHODS = {
     "jacobian_penalty": lambda loss: training.jacobian_penalty(loss),
     "cure": lambda loss: training.cure(loss, weight=0.1, h=0.5),
     "llr": lambda loss: training.llr(loss, THREAT),
+    "gor": lambda loss: training.gor(loss, groups=2, dense=True),
     "trades": lambda loss: training.trades(loss, THREAT),
     "mart": lambda loss: training.mart(loss, THREAT),
     "score": lambda loss: training.score(loss, THREAT),
