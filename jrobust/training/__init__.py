@@ -13,6 +13,7 @@ from jrobust.training._losses import blend, certified
 from jrobust.training._margin_cs import margin_cs
 from jrobust.training._orthogonal import gor, orthogonality
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
+from jrobust.training._pruned import finetuned, hydra, hydra_masks, hydra_scores, pruned
 from jrobust.training._regularised import cure, gradient_penalty, jacobian_penalty, llr
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
@@ -51,6 +52,7 @@ __all__ = [
     "fawa",
     "feature_scattering",
     "fgsm_rs",
+    "finetuned",
     "fit",
     "free",
     "friendly",
@@ -60,6 +62,9 @@ __all__ = [
     "gradient_penalty",
     "hat",
     "held_out",
+    "hydra",
+    "hydra_masks",
+    "hydra_scores",
     "iaat",
     "init",
     "jacobian_penalty",
@@ -74,6 +79,7 @@ __all__ = [
     "orthogonality",
     "overfitting_guard",
     "paired",
+    "pruned",
     "read_config",
     "restore",
     "scheduled",
