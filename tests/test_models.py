@@ -28,7 +28,10 @@ def test_every_model_takes_a_batch(name):
     assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn-small", "cnn-medium", "cnn-7", "preact-resnet-18", "vit-tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "cnn-small", "cnn-medium", "cnn-7", "preact-resnet-18", "vit-tiny", "lipschitz-mlp", "lipschitz-cnn"],
+)
 def test_small_and_odd_images(name):
     shape = (8, 8, 1) if name == "vit-tiny" else (7, 9, 1)
     assert shapes(name, shape)[1].shape == (2, 10)
@@ -122,7 +125,7 @@ def test_bad_input(call, message):
         call()
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn-7", "preact-resnet-18", "vit-tiny"])
+@pytest.mark.parametrize("name", ["mlp", "cnn-7", "preact-resnet-18", "vit-tiny", "lipschitz-mlp", "lipschitz-cnn"])
 def test_every_model_parts_after_its_first_layer(name):
     net = models.create(name, shape=(8, 8, 1), classes=4)
     apply, params, rest = functional(net)

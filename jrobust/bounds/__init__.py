@@ -5,6 +5,7 @@ from jrobust.bounds._forward import forward_crown, zonotope
 from jrobust.bounds._inside import inside
 from jrobust.bounds._ladder import ladder
 from jrobust.bounds._lipschitz import lipschitz, lipschitz_constant
+from jrobust.bounds._margin import margin
 from jrobust.bounds._methods import alpha_crown, crown, crown_ibp, ibp, output_bounds, outward, supported
 from jrobust.bounds._milp import lp, milp
 from jrobust.bounds._proofs import Certificate, load_certificate, prove
@@ -25,6 +26,7 @@ __all__ = [
     "lipschitz_constant",
     "load_certificate",
     "lp",
+    "margin",
     "milp",
     "output_bounds",
     "outward",

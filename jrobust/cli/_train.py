@@ -29,7 +29,8 @@ class Train:
     dataset: str = "digits"
     """digits (comes with scikit-learn), or a set prepared by tensorflow_datasets: mnist, fashion_mnist, cifar10, ..."""
     model: str = "cnn-small"
-    """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, wide-resnet-34-10 or vit-tiny"""
+    """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, wide-resnet-34-10, vit-tiny,
+    lipschitz-mlp or lipschitz-cnn"""
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa, cfa-trades,
     pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering; on bounds, so that the model can be

@@ -1,6 +1,6 @@
 """What every model here shares: a normaliser, an initialiser, a stack of layers with a head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -40,7 +40,7 @@ class Normalise(nnx.Module):
 class Stack(nnx.Module):
     """Normalise, the ``body`` in order, then the linear ``head``: a feed-forward classifier."""
 
-    def __init__(self, normalise: Normalise, body: Sequence[Any], head: nnx.Linear):
+    def __init__(self, normalise: Normalise, body: Sequence[Any], head: Callable[..., Any]):
         self.normalise, self.body, self.head = normalise, nnx.List(body), head
 
     def _cut(self) -> int:

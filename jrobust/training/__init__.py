@@ -11,7 +11,10 @@ from jrobust.training._guided import lbgat
 from jrobust.training._historic import ensemble, feature_scattering
 from jrobust.training._losses import blend, certified
 from jrobust.training._margin_cs import margin_cs
+from jrobust.training._orthogonal import gor, orthogonality
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
+from jrobust.training._pruned import finetuned, hydra, hydra_masks, hydra_scores, pruned
+from jrobust.training._regularised import cure, gradient_penalty, jacobian_penalty, llr
 from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
 from jrobust.training._shi import shi
@@ -40,6 +43,7 @@ __all__ = [
     "certified",
     "cfa",
     "conflict",
+    "cure",
     "dkl",
     "ema_decay",
     "ensemble",
@@ -48,24 +52,34 @@ __all__ = [
     "fawa",
     "feature_scattering",
     "fgsm_rs",
+    "finetuned",
     "fit",
     "free",
     "friendly",
     "gkl",
+    "gor",
     "gradalign",
+    "gradient_penalty",
     "hat",
     "held_out",
+    "hydra",
+    "hydra_masks",
+    "hydra_scores",
     "iaat",
     "init",
+    "jacobian_penalty",
     "lbgat",
     "linear",
+    "llr",
     "load",
     "make_step",
     "margin_cs",
     "mart",
     "n_fgsm",
+    "orthogonality",
     "overfitting_guard",
     "paired",
+    "pruned",
     "read_config",
     "restore",
     "scheduled",

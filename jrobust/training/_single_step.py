@@ -10,6 +10,7 @@ from jrobust._transforms import AtWitnesses, Crafting, at_witnesses, example_key
 from jrobust._tree import stop_gradient, vdot
 from jrobust.sets import Threat, eps_axes
 from jrobust.training._paired import inner
+from jrobust.training._regularised import input_gradient
 
 
 def fgsm_rs(loss: Loss, threat: Threat, *, alpha: Any = 1.25, crafting: Crafting = "inference") -> AtWitnesses:
@@ -94,7 +95,7 @@ def gradalign(loss: Loss, threat: Threat, *, weight: Any = 0.2, crafting: Crafti
         losses, after = base.at(params, rest, x, z, y, key=key, train=train)
         keys = example_keys(key, jnp.arange(y.shape[0]))
         near = jax.vmap(lambda t, xi, k: t(xi).sample(k), in_axes=(eps_axes(threat, x), 0, 0))(threat, x, keys)
-        slope = jax.grad(lambda v: jnp.sum(loss(params, rest, v, y, train=train)[0]))
+        slope = lambda v: input_gradient(loss, params, rest, v, y, train=train)[0]  # noqa: E731
         g, h = stop_gradient(slope(x)), slope(stop_gradient(near))
         dot, left, right = (jax.vmap(vdot)(a, b) for a, b in ((g, h), (g, g), (h, h)))
         counts = (left > 0) & (right > 0)
