@@ -2,6 +2,7 @@
 
 from jrobust.training._awp import awp
 from jrobust.training._calibrated import cfa, iaat
+from jrobust.training._distilled import ard, rslad
 from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
@@ -34,6 +35,7 @@ __all__ = [
     "TrainState",
     "accuracy",
     "alp",
+    "ard",
     "awp",
     "batch_statistics",
     "blend",
@@ -68,6 +70,7 @@ __all__ = [
     "paired",
     "read_config",
     "restore",
+    "rslad",
     "scheduled",
     "score",
     "shi",

@@ -1,0 +1,122 @@
+"""Students of fixed teachers: each loss is its formula in double, is 0 where the student is the teacher, and climbs what it says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrobust as jr
+from jrobust import training
+from jrobust.training._distilled import distance
+from tests.training.nets import blobs, dense, dense_params
+
+EPS = 0.1
+THREAT = jr.sets.linf(EPS, clip=(0, 1))
+X, Y = (jnp.asarray(a[:8]) for a in blobs())
+Z = X + 0.05
+LOSS = jr.objectives.cross_entropy(dense)
+HOW = {"key": jax.random.key(0), "train": True}
+
+
+def student(x, seed=0):
+    return dense(dense_params(seed), None, x, train=False)[0]
+
+
+def teacher(x):
+    return 3 * student(x, 1)
+
+
+def other(x):
+    return 2 * student(x, 2)
+
+
+def at(robust, z=Z):
+    return robust.at(dense_params(), None, X, z, Y, **HOW)[0]
+
+
+def softmax(logits, temperature=1.0):
+    a = np.asarray(logits, np.float64) / temperature
+    e = np.exp(a - a.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def kl(target, logits, temperature=1.0):
+    p, q = softmax(target, temperature), softmax(logits, temperature)
+    return np.sum(p * np.log(p / q), -1)
+
+
+def ce(logits):
+    return -np.log(softmax(logits)[np.arange(8), np.asarray(Y)])
+
+
+def test_the_square_of_the_temperature_keeps_the_gradient():
+    target, logits = jax.random.normal(jax.random.key(0), (2, 5, 6))
+    np.testing.assert_allclose(distance(target, logits, 4.0), 16 * kl(target, logits, 4.0), rtol=1e-4)
+    slope = jax.grad(lambda a: jnp.sum(distance(target, a, 1000.0)))(logits)
+    d = logits - target
+    limit = (d - d.mean(-1, keepdims=True)) / 6  # of two soft distributions that are nearly uniform
+    np.testing.assert_allclose(slope, limit, atol=2e-3)
+    np.testing.assert_array_equal(distance(target, target, 30.0), 0.0)
+
+
+def test_ard_is_its_formula():
+    for alpha, temperature in ((1.0, 30.0), (0.25, 2.0)):
+        robust = training.ard(LOSS, THREAT, teacher, alpha=alpha, temperature=temperature)
+        soft = temperature**2 * kl(teacher(X), student(Z), temperature)
+        np.testing.assert_allclose(at(robust), alpha * soft + (1 - alpha) * ce(student(X)), rtol=2e-3)
+
+
+def test_ard_attacks_the_label_and_rslad_the_teacher():
+    pgd = jr.worst_case(LOSS, THREAT, jr.attacks.pgd(steps=10, keep="last"))
+    args = (dense_params(), None, X, Y)
+    z = training.ard(LOSS, THREAT, teacher).craft(*args, key=HOW["key"])
+    np.testing.assert_array_equal(z, pgd.craft(*args, key=HOW["key"]))
+    robust = training.rslad(LOSS, THREAT, teacher)
+    z = robust.craft(*args, key=HOW["key"])
+    assert bool(jnp.all(jnp.abs(z - X) <= EPS + 1e-6))
+    found = kl(teacher(X), student(z))
+    signs = jax.random.rademacher(jax.random.key(1), (64, *X.shape), jnp.float32)
+    assert np.all(found > [max(kl(teacher(X), student(X + EPS * s))[i] for s in signs) for i in range(8)])
+    np.testing.assert_array_equal(z, robust.craft(*args[:3], (Y + 1) % 4, key=HOW["key"]))  # whatever the labels say
+    against_label = kl(teacher(X), student(pgd.craft(*args, key=HOW["key"])))
+    assert found.sum() > against_label.sum() + 1e-3
+
+
+def test_rslad_is_its_formula():
+    expected = 5 / 6 * kl(teacher(X), student(Z)) + 1 / 6 * kl(teacher(X), student(X))
+    np.testing.assert_allclose(at(training.rslad(LOSS, THREAT, teacher)), expected, rtol=1e-4)
+
+
+NAMES = {
+    "ard": training.ard,
+    "rslad": training.rslad,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_who_is_the_teacher_already_learns_nothing_where_nothing_moved(name):
+    robust = NAMES[name](LOSS, THREAT, student)
+    np.testing.assert_allclose(at(robust, X), 0.0, atol=1e-5)
+    slope = jax.grad(lambda p: jnp.sum(robust.at(p, None, X, X, Y, **HOW)[0]))(dense_params())
+    assert all(float(jnp.max(jnp.abs(g))) < 1e-4 for g in jax.tree.leaves(slope))
+    assert bool(jnp.all(at(NAMES[name](LOSS, THREAT, teacher), X) > 1e-3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_teacher_of_other_classes_is_named(name):
+    robust = NAMES[name](LOSS, THREAT, lambda x: student(x)[:, :3])
+    with pytest.raises(ValueError, match="logits of the shape of the student's"):
+        robust(dense_params(), None, X, Y, **HOW)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: training.ard(LOSS, THREAT, teacher, temperature=0.0), "ard: temperature is > 0, got 0"),
+        (lambda: training.ard(LOSS, THREAT, teacher, alpha=1.5), "ard: alpha lies in"),
+        (lambda: training.rslad(LOSS, THREAT, teacher, alpha=-0.1), "rslad: alpha lies in"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
