@@ -2,7 +2,7 @@
 
 from jrobust.training._awp import awp
 from jrobust.training._calibrated import cfa, iaat
-from jrobust.training._distilled import ard, rslad
+from jrobust.training._distilled import ard, iad_i, iad_ii, rslad
 from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
@@ -58,6 +58,8 @@ __all__ = [
     "hat",
     "held_out",
     "iaat",
+    "iad_i",
+    "iad_ii",
     "init",
     "lbgat",
     "linear",

@@ -87,9 +87,40 @@ def test_rslad_is_its_formula():
     np.testing.assert_allclose(at(training.rslad(LOSS, THREAT, teacher)), expected, rtol=1e-4)
 
 
+def trust(beta):
+    return softmax(teacher(Z))[np.arange(8), np.asarray(Y)] ** beta
+
+
+def test_iad_i_is_its_formula_and_ard_where_trust_is_whole():
+    own = (1 - trust(0.7)) * kl(student(X), student(Z))
+    expected = 0.75 * (4 * kl(teacher(X), student(Z), 2.0) + own) + 0.25 * ce(student(X))
+    how = {"alpha": 0.75, "temperature": 2.0}
+    np.testing.assert_allclose(at(training.iad_i(LOSS, THREAT, teacher, beta=0.7, **how)), expected, rtol=1e-4)
+    whole = at(training.iad_i(LOSS, THREAT, teacher, beta=0.0, **how))
+    np.testing.assert_allclose(whole, at(training.ard(LOSS, THREAT, teacher, **how)), rtol=1e-6)
+    assert float(jnp.max(jnp.abs(whole - expected))) > 1e-4
+
+
+def test_iad_ii_is_its_formula():
+    a = trust(0.7)
+    introspective = a * 4 * kl(teacher(Z), student(Z), 2.0) + (1 - a) * kl(student(X), student(Z))
+    expected = 0.3 * ce(student(Z)) + 0.5 * introspective + 0.2 * 4 * kl(other(Z), student(Z), 2.0)
+    robust = training.iad_ii(LOSS, THREAT, teacher, other, alpha=(0.5, 0.2), beta=0.7, temperature=2.0)
+    np.testing.assert_allclose(at(robust), expected, rtol=1e-4)
+
+
+def test_a_schedule_of_trust_is_a_traced_exponent():
+    begun = training.scheduled(lambda t: training.iad_i(LOSS, THREAT, teacher, beta=5.0 * (t >= 3)))
+    loss = jax.jit(lambda t: at(begun.build(t)))
+    for t, beta in ((2, 0.0), (3, 5.0)):
+        np.testing.assert_allclose(loss(t), at(training.iad_i(LOSS, THREAT, teacher, beta=beta)), rtol=1e-5)
+
+
 NAMES = {
     "ard": training.ard,
     "rslad": training.rslad,
+    "iad_i": training.iad_i,
+    "iad_ii": lambda loss, threat, teacher: training.iad_ii(loss, threat, teacher, teacher, alpha=(0.75, 0.25)),
 }
 
 
@@ -114,6 +145,8 @@ def test_a_teacher_of_other_classes_is_named(name):
     [
         (lambda: training.ard(LOSS, THREAT, teacher, temperature=0.0), "ard: temperature is > 0, got 0"),
         (lambda: training.ard(LOSS, THREAT, teacher, alpha=1.5), "ard: alpha lies in"),
+        (lambda: training.iad_i(LOSS, THREAT, teacher, beta=-1.0), "iad_i: beta is >= 0, got -1"),
+        (lambda: training.iad_ii(LOSS, THREAT, teacher, other, alpha=(0.8, 0.4)), "iad_ii: the sum of alpha lies in"),
         (lambda: training.rslad(LOSS, THREAT, teacher, alpha=-0.1), "rslad: alpha lies in"),
     ],
 )
