@@ -1,6 +1,7 @@
 """Training: one step for natural, adversarial and certified losses, and a loop that resumes exactly."""
 
 from jrobust.training._awp import awp
+from jrobust.training._balanced import b_mtard
 from jrobust.training._calibrated import cfa, iaat
 from jrobust.training._distilled import ard, iad_i, iad_ii, rslad
 from jrobust.training._fawa import fawa
@@ -37,6 +38,7 @@ __all__ = [
     "alp",
     "ard",
     "awp",
+    "b_mtard",
     "batch_statistics",
     "blend",
     "certified",

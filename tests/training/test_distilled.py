@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jrobust as jr
 from jrobust import training
 from jrobust.training._distilled import distance
+from jrobust.training._paired import near
 from tests.training.nets import blobs, dense, dense_params
 
 EPS = 0.1
@@ -116,6 +118,59 @@ def test_a_schedule_of_trust_is_a_traced_exponent():
         np.testing.assert_allclose(loss(t), at(training.iad_i(LOSS, THREAT, teacher, beta=beta)), rtol=1e-5)
 
 
+def entropy(logits, temperature):
+    p = softmax(logits, temperature)
+    return -np.mean(np.sum(p * np.log(p), -1))
+
+
+def test_b_mtard_is_its_formula_batch_after_batch():
+    robust = training.b_mtard(LOSS, THREAT, teacher, other, rates=(0.3, 0.1))
+    memory, tau, w, first = robust.start, np.ones(2), np.full(2, 0.5), None
+    for seed in range(4):  # a student of its own in each batch, so that the losses differ
+        params = dense_params(seed + 5)
+        x = X[::-1] if seed % 2 else X
+        y = Y[::-1] if seed % 2 else Y
+        craft = jr.worst_case(LOSS, THREAT, jr.attacks.pgd(steps=10, start=near, keep="last")).craft
+        z = craft(params, None, x, y, key=jax.random.key(seed))
+        losses, _, memory = robust.loss(params, None, x, y, key=jax.random.key(seed), train=True, memory=memory)
+        a, n = dense(params, None, z, train=True)[0], dense(params, None, x, train=True)[0]
+        each = np.stack([kl(teacher(z) / tau[0], a), kl(other(x) / tau[1], n)])
+        h = entropy(teacher(z), tau[0]), entropy(other(x), tau[1])
+        now = each.mean(-1)
+        first = now if first is None else first
+        r = now / first
+        w = w - 0.1 * (w - r / r.sum())
+        w = w / w.sum()
+        np.testing.assert_allclose(losses, w @ each, rtol=1e-3)
+        tau = np.clip(tau - 0.3 * np.sign([h[0] / h[1] - 1, h[1] / h[0] - 1]), 1, 10)
+        np.testing.assert_allclose(memory.temperature, tau, rtol=1e-5)
+        np.testing.assert_allclose(memory.weight, w, rtol=1e-4)
+    assert np.abs(w - 0.5).max() > 1e-3
+
+
+def test_the_temperatures_of_b_mtard_draw_entropies_together():
+    robust = training.b_mtard(LOSS, THREAT, teacher, lambda x: 6 * other(x), rates=(0.05, 0.025), attack=1)
+    apart = lambda tau: abs(entropy(teacher(X), tau[0]) - entropy(6 * other(X), tau[1]))  # noqa: E731
+    tx = optax.sgd(0.0)
+    step = jax.jit(training.make_step(robust, tx))
+    state = training.init(dense_params(), None, tx, memory=robust.start)
+    for t in range(150):
+        state, _ = step(state, (X, Y), key=jax.random.key(t))
+    memory = state.memory
+    assert apart(np.asarray(memory.temperature)) < 0.1 * apart(np.ones(2))
+    assert float(memory.temperature.min()) < 1.051  # the surer teacher becomes hotter; at the end both take turns
+    assert int(memory.batches) == 150
+
+
+def test_b_mtard_of_teachers_already_reached_stays_finite():
+    robust = training.b_mtard(LOSS, THREAT.family(0.0), student, student)
+    losses, _, memory = robust.loss(dense_params(), None, X, Y, **HOW, memory=robust.start)
+    np.testing.assert_allclose(losses, 0.0, atol=1e-6)
+    *_, memory = robust.loss(dense_params(4), None, X, Y, **HOW, memory=memory)
+    assert all(bool(jnp.all(jnp.isfinite(a))) for a in memory)
+    assert float(jnp.sum(memory.weight)) == pytest.approx(1.0)
+
+
 NAMES = {
     "ard": training.ard,
     "rslad": training.rslad,
@@ -147,6 +202,7 @@ def test_a_teacher_of_other_classes_is_named(name):
         (lambda: training.ard(LOSS, THREAT, teacher, alpha=1.5), "ard: alpha lies in"),
         (lambda: training.iad_i(LOSS, THREAT, teacher, beta=-1.0), "iad_i: beta is >= 0, got -1"),
         (lambda: training.iad_ii(LOSS, THREAT, teacher, other, alpha=(0.8, 0.4)), "iad_ii: the sum of alpha lies in"),
+        (lambda: training.b_mtard(LOSS, THREAT, teacher, other, rates=(0.1, 2.0)), "b_mtard: rates.1. lies in"),
         (lambda: training.rslad(LOSS, THREAT, teacher, alpha=-0.1), "rslad: alpha lies in"),
     ],
 )

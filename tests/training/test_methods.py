@@ -35,6 +35,7 @@ METHODS = {
     "rslad by the batch": lambda loss: training.rslad(loss, THREAT, TEACHER, crafting="batch"),
     "iad_i": lambda loss: training.iad_i(loss, THREAT, TEACHER),
     "iad_ii": lambda loss: training.iad_ii(loss, THREAT, TEACHER, lambda x: 2 * TEACHER(x)),
+    "b_mtard": lambda loss: training.b_mtard(loss, THREAT, TEACHER, lambda x: 2 * TEACHER(x)),
     "awp": lambda loss: training.awp(training.trades(loss, THREAT)),
     "awp of a bound": lambda loss: training.awp(jr.worst_case(loss, THREAT.family(0.03), jr.bounds.ibp())),
     "gkl": lambda loss: training.gkl(loss, THREAT, classes=4, epoch=2),
