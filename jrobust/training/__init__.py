@@ -3,6 +3,7 @@
 from jrobust.training._awp import awp
 from jrobust.training._balanced import b_mtard
 from jrobust.training._calibrated import cfa, iaat
+from jrobust.training._defensive import defensive_distillation
 from jrobust.training._distilled import ard, iad_i, iad_ii, rslad
 from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
@@ -44,6 +45,7 @@ __all__ = [
     "certified",
     "cfa",
     "conflict",
+    "defensive_distillation",
     "dkl",
     "ema_decay",
     "ensemble",

@@ -38,17 +38,22 @@ def check_exponent(beta: Any, by: str) -> None:
         raise ValueError(f"{by}: beta is >= 0, got {beta}")
 
 
+def check_same(target: Any, logits: Any) -> None:
+    """Refuses a teacher whose answer has not the shape of the student's."""
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"a teacher gives logits of the shape of the student's, {logits.shape}, got {target.shape}; it takes a batch, "
+            "x[B, ...] -> logits[B, K]"
+        )
+
+
 def distance(target: Float[Array, "*b K"], logits: Float[Array, "*b C"], temperature: Any = 1.0) -> Float[Array, "*b"]:
     """``T^2 KL(softmax(target / T) || softmax(logits / T))``: softness takes two factors of T from the gradient, T^2 gives them back.
 
     >>> print(f"{distance(jnp.array([1.0, 0.0]), jnp.zeros(2), 100.0):.3f}")  # soft: half the variance of the difference
     0.125
     """
-    if target.shape != logits.shape:
-        raise ValueError(
-            f"a teacher gives logits of the shape of the student's, {logits.shape}, got {target.shape}; it takes a batch, "
-            "x[B, ...] -> logits[B, K]"
-        )
+    check_same(target, logits)
     return temperature**2 * divergence(target / temperature, logits / temperature)
 
 

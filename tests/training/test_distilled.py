@@ -1,5 +1,7 @@
 """Students of fixed teachers: each loss is its formula in double, is 0 where the student is the teacher, and climbs what it says."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,6 +173,44 @@ def test_b_mtard_of_teachers_already_reached_stays_finite():
     assert float(jnp.sum(memory.weight)) == pytest.approx(1.0)
 
 
+def test_defensive_distillation_is_its_formula():
+    args = (dense_params(), None, X, Y)
+    soft = softmax(teacher(X), 5.0)
+    expected = -np.sum(soft * np.log(softmax(student(X), 5.0)), -1)
+    robust = training.defensive_distillation(LOSS, teacher, temperature=5.0)
+    np.testing.assert_allclose(robust(*args, **HOW)[0], expected, rtol=1e-5)
+    first = training.defensive_distillation(LOSS, temperature=5.0)
+    np.testing.assert_allclose(first(*args, **HOW)[0], ce(student(X) / 5.0), rtol=1e-5)
+    same = training.defensive_distillation(LOSS, student, temperature=5.0)
+    np.testing.assert_allclose(same(*args, **HOW)[0].mean(), entropy(student(X), 5.0), rtol=1e-5)
+    slope = jax.grad(lambda p: jnp.sum(same(p, *args[1:], **HOW)[0]))(args[0])
+    assert all(float(jnp.max(jnp.abs(g))) < 1e-5 for g in jax.tree.leaves(slope))
+
+
+def test_defensive_distillation_hides_gradients_and_is_broken_by_an_attack_on_logits():
+    x, y = map(jnp.asarray, blobs())
+    tx = optax.adam(0.05)
+
+    def trained(loss, seed):
+        step, state = jax.jit(training.make_step(loss, tx)), training.init(dense_params(seed), None, tx)
+        for t in range(400):
+            state, _ = step(state, (x, y), key=jax.random.key(t))
+        return lambda x: dense(state.params, None, x, train=False)[0]
+
+    def held(model, surrogate):
+        attack, threat = jr.attacks.pgd(steps=10, start="center", surrogate=surrogate), jr.sets.linf(0.3, clip=(0, 1))
+        one = lambda xi, yi: attack.solve(  # noqa: E731
+            jax.random.key(0), jr.objectives.classification(lambda z: model(z[None])[0], yi), threat(xi)
+        )
+        return float(jnp.mean(jax.vmap(one)(x, y).value < 0))
+
+    first = trained(training.defensive_distillation(LOSS, temperature=50.0), 0)
+    model, plain = trained(training.defensive_distillation(LOSS, first, temperature=50.0), 1), trained(LOSS, 1)
+    assert bool(jnp.all(jnp.argmax(model(x), -1) == y))
+    assert held(model, None) > held(plain, None) + 0.5  # so it seemed
+    assert held(model, jr.objectives.logit_difference) < 0.1
+
+
 NAMES = {
     "ard": training.ard,
     "rslad": training.rslad,
@@ -188,9 +228,16 @@ def test_who_is_the_teacher_already_learns_nothing_where_nothing_moved(name):
     assert bool(jnp.all(at(NAMES[name](LOSS, THREAT, teacher), X) > 1e-3))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "b_mtard", "defensive"])
 def test_a_teacher_of_other_classes_is_named(name):
-    robust = NAMES[name](LOSS, THREAT, lambda x: student(x)[:, :3])
+    narrow = lambda x: student(x)[:, :3]  # noqa: E731
+    if name == "b_mtard":
+        robust = training.b_mtard(LOSS, THREAT, teacher, narrow)
+        robust = partial(robust.loss, memory=robust.start)
+    elif name == "defensive":
+        robust = training.defensive_distillation(LOSS, narrow)
+    else:
+        robust = NAMES[name](LOSS, THREAT, narrow)
     with pytest.raises(ValueError, match="logits of the shape of the student's"):
         robust(dense_params(), None, X, Y, **HOW)
 
@@ -203,6 +250,10 @@ def test_a_teacher_of_other_classes_is_named(name):
         (lambda: training.iad_i(LOSS, THREAT, teacher, beta=-1.0), "iad_i: beta is >= 0, got -1"),
         (lambda: training.iad_ii(LOSS, THREAT, teacher, other, alpha=(0.8, 0.4)), "iad_ii: the sum of alpha lies in"),
         (lambda: training.b_mtard(LOSS, THREAT, teacher, other, rates=(0.1, 2.0)), "b_mtard: rates.1. lies in"),
+        (
+            lambda: training.defensive_distillation(LOSS, teacher, temperature=-1.0),
+            "defensive_distillation: temperature is > 0, got -1",
+        ),
         (lambda: training.rslad(LOSS, THREAT, teacher, alpha=-0.1), "rslad: alpha lies in"),
     ],
 )

@@ -36,6 +36,8 @@ METHODS = {
     "iad_i": lambda loss: training.iad_i(loss, THREAT, TEACHER),
     "iad_ii": lambda loss: training.iad_ii(loss, THREAT, TEACHER, lambda x: 2 * TEACHER(x)),
     "b_mtard": lambda loss: training.b_mtard(loss, THREAT, TEACHER, lambda x: 2 * TEACHER(x)),
+    "defensive_distillation": lambda loss: training.defensive_distillation(loss, TEACHER),
+    "its teacher": lambda loss: training.defensive_distillation(loss, temperature=5.0),
     "awp": lambda loss: training.awp(training.trades(loss, THREAT)),
     "awp of a bound": lambda loss: training.awp(jr.worst_case(loss, THREAT.family(0.03), jr.bounds.ibp())),
     "gkl": lambda loss: training.gkl(loss, THREAT, classes=4, epoch=2),
