@@ -211,6 +211,23 @@ def test_defensive_distillation_hides_gradients_and_is_broken_by_an_attack_on_lo
     assert held(model, jr.objectives.logit_difference) < 0.1
 
 
+def test_the_rates_of_b_mtard_may_follow_a_schedule():
+    def build(t):
+        rates = (0.5 * (t < 1), 0.025)
+        return training.b_mtard(LOSS, THREAT, teacher, other, rates=rates, attack=1)
+
+    tx = optax.sgd(0.0)
+    step = jax.jit(training.make_step(training.scheduled(build), tx))
+    state = training.init(dense_params(), None, tx, memory=build(0).start)
+    seen = []
+    for t in range(3):
+        state, _ = step(state, (X, Y), key=jax.random.key(t))
+        seen.append(state.memory.temperature.tolist())
+    assert sorted(seen[0]) == [1.0, 1.5]
+    assert seen[1] == seen[2] == seen[0]
+    assert int(state.memory.batches) == 3
+
+
 NAMES = {
     "ard": training.ard,
     "rslad": training.rslad,
