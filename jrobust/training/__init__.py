@@ -1,7 +1,10 @@
 """Training: one step for natural, adversarial and certified losses, and a loop that resumes exactly."""
 
 from jrobust.training._awp import awp
+from jrobust.training._balanced import b_mtard
 from jrobust.training._calibrated import cfa, iaat
+from jrobust.training._defensive import defensive_distillation
+from jrobust.training._distilled import ard, iad_i, iad_ii, rslad
 from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
@@ -37,13 +40,16 @@ __all__ = [
     "TrainState",
     "accuracy",
     "alp",
+    "ard",
     "awp",
+    "b_mtard",
     "batch_statistics",
     "blend",
     "certified",
     "cfa",
     "conflict",
     "cure",
+    "defensive_distillation",
     "dkl",
     "ema_decay",
     "ensemble",
@@ -66,6 +72,8 @@ __all__ = [
     "hydra_masks",
     "hydra_scores",
     "iaat",
+    "iad_i",
+    "iad_ii",
     "init",
     "jacobian_penalty",
     "lbgat",
@@ -82,6 +90,7 @@ __all__ = [
     "pruned",
     "read_config",
     "restore",
+    "rslad",
     "scheduled",
     "score",
     "shi",

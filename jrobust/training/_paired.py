@@ -58,11 +58,16 @@ def paired(
     [0.5]
     """
     craft = crafting_by(loss, threat, attack, crafting=crafting, by="paired")
+    return at_pairs(loss, craft, lambda x, z, clean, adversarial, y: outer(clean, adversarial, y))
+
+
+def at_pairs(loss: Loss, craft: Callable[..., Any], outer: Callable[..., Float[Array, " B"]]) -> AtWitnesses:
+    """`paired` once the attack is made, for an ``outer(x, z, clean, adversarial, y)`` that asks other models about the points too."""
 
     def at(params: Any, rest: Any, x: Any, z: Any, y: Any, *, key: Any, train: bool) -> Any:
         del key
         clean, adversarial, rest = both(loss, params, rest, x, z, y, train=train)
-        return outer(clean, adversarial, y), rest
+        return outer(x, z, clean, adversarial, y), rest
 
     return AtWitnesses(craft, at)
 

@@ -18,6 +18,7 @@ EPS = 0.1
 THREAT = jr.sets.linf(EPS, clip=(0, 1))
 X, Y = (jnp.asarray(a[:8]) for a in blobs())
 LOSS = jr.objectives.cross_entropy(dense)
+TEACHER = lambda x: 20 * jnp.mean(x.reshape(-1, 4, 4), -1)  # noqa: E731, by the mean of each row, which no attack of this size changes
 METHODS = {
     "pgd": lambda loss: jr.worst_case(loss, THREAT, jr.attacks.pgd(steps=2)),
     "fgsm_rs": lambda loss: training.fgsm_rs(loss, THREAT),
@@ -34,6 +35,15 @@ METHODS = {
     "score": lambda loss: training.score(loss, THREAT),
     "alp": lambda loss: training.alp(loss, THREAT),
     "hat": lambda loss: training.hat(loss, THREAT, lambda x: x.reshape(x.shape[0], -1)[:, :4]),
+    "ard": lambda loss: training.ard(loss, THREAT, TEACHER),
+    "ard with labels": lambda loss: training.ard(loss, THREAT, TEACHER, alpha=0.5, temperature=2.0),
+    "rslad": lambda loss: training.rslad(loss, THREAT, TEACHER),
+    "rslad by the batch": lambda loss: training.rslad(loss, THREAT, TEACHER, crafting="batch"),
+    "iad_i": lambda loss: training.iad_i(loss, THREAT, TEACHER),
+    "iad_ii": lambda loss: training.iad_ii(loss, THREAT, TEACHER, lambda x: 2 * TEACHER(x)),
+    "b_mtard": lambda loss: training.b_mtard(loss, THREAT, TEACHER, lambda x: 2 * TEACHER(x)),
+    "defensive_distillation": lambda loss: training.defensive_distillation(loss, TEACHER),
+    "its teacher": lambda loss: training.defensive_distillation(loss, temperature=5.0),
     "awp": lambda loss: training.awp(training.trades(loss, THREAT)),
     "awp of a bound": lambda loss: training.awp(jr.worst_case(loss, THREAT.family(0.03), jr.bounds.ibp())),
     "gkl": lambda loss: training.gkl(loss, THREAT, classes=4, epoch=2),
