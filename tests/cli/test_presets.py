@@ -50,6 +50,7 @@ def test_a_preset_makes_a_step_of_its_full_size(name):
     batch = (
         jax.ShapeDtypeStruct((train.batch_size, *shape), jnp.float32),
         jax.ShapeDtypeStruct((train.batch_size,), int),
+        jax.ShapeDtypeStruct((train.batch_size,), int),
     )
     after, metrics = jax.eval_shape(lambda s, b: step(s, b, key=jax.random.key(0)), state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
