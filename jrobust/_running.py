@@ -20,7 +20,8 @@ def of_batch(passed: Callable[[Any], tuple[Any, Any]], rest: Any) -> Any:
 
     Args:
       passed: ``rest -> (outputs, rest')`` of one batch in training mode.
-      rest: the running averages, and arrays that are none (constants, counters, random streams), which become what the pass returns.
+      rest: the running averages, and arrays that are none (constants, counters, random streams, directions of power iterations), which
+        become what the pass returns.
 
     >>> s = of_batch(lambda r: (None, {"mean": 0.9 * r["mean"] + 0.1 * 5.0, "std": r["std"]}), {"mean": jnp.ones(1), "std": jnp.ones(1)})
     >>> print(jnp.round(s["mean"], 4), s["std"])
@@ -40,11 +41,14 @@ def of_batch(passed: Callable[[Any], tuple[Any, Any]], rest: Any) -> Any:
     def at(r: float) -> Any:
         return after(*(jnp.full_like(leaf, r) if m else leaf for leaf, m in zip(leaves, moved, strict=True)))
 
-    def still(leaf: Any, near: Any, far: Any, moved: bool) -> Any:
+    def still(leaf: Any, near: Any, far: Any, here: Any, moved: bool) -> Any:
         if not moved:
             return near
         momentum = jax.lax.stop_gradient(far) / _FAR
-        averaged = (momentum >= 0) & (momentum < 1)
-        return jnp.where(averaged, near / jnp.where(averaged, 1.0 - momentum, 1.0), momentum * leaf + near)
+        # what moves otherwise (the direction of a power iteration, say) does not lie on the line, and becomes what the pass returns
+        gap = jnp.abs(here - (momentum * leaf + near))
+        averaged = (momentum >= 0) & (momentum < 1) & (gap <= 1e-4 * (jnp.abs(here) + jnp.abs(near)) + 1e-6)
+        return jnp.where(averaged, near / jnp.where(averaged, 1.0 - momentum, 1.0), here)
 
-    return tree.unflatten([still(*each) for each in zip(leaves, at(0.0), at(_FAR), moved, strict=True)])
+    found = zip(leaves, at(0.0), at(_FAR), after(*leaves), moved, strict=True)
+    return tree.unflatten([still(*each) for each in found])

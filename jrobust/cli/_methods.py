@@ -23,6 +23,7 @@ class Setting(NamedTuple):
       batch: shape of a batch.
       standard: a model trained without attacks, for HAT.
       weight: of the bound (SABR: size of its box), where a method lies between an attack and a bound; None: its own.
+      accumulate, dtype: parts that a batch is worked at in; of the layers' arithmetic.
       total, examples: steps of the whole training, and how large the training set is.
       net: the model, of `jr.models`: YOPO parts it after its first layer.
     """
@@ -41,6 +42,13 @@ class Setting(NamedTuple):
     total: int = 1
     examples: int = 1
     net: Any = None
+    accumulate: int = 1
+    dtype: Any = None
+
+    @property
+    def batches(self) -> int:
+        """That a loss sees in an epoch: an accumulated batch comes in parts."""
+        return self.epoch * self.accumulate
 
     @property
     def threat(self) -> jr.sets.Threat:
@@ -81,14 +89,14 @@ def _cfa(beta: float | None) -> Callable[[Setting], Any]:
 
     def made(s: Setting) -> Any:
         begin = max(1, s.total // (20 * s.epoch))
-        how = {"classes": s.classes, "epoch": s.epoch, "beta": beta, "begin": begin, "attack": s.steps}
+        how = {"classes": s.classes, "epoch": s.batches, "beta": beta, "begin": begin, "attack": s.steps}
         return training.cfa(s.loss, s.threat, **how)
 
     return made
 
 
 def _iaat(s: Setting) -> Any:
-    return training.iaat(s.loss, s.threat, examples=s.examples, warmup=s.total // 20, attack=s.steps)
+    return training.iaat(s.loss, s.threat, examples=s.examples, warmup=s.total * s.accumulate // 20, attack=s.steps)
 
 
 def _certified(bound: jr.Oracle) -> Callable[[Setting], Any]:
@@ -118,7 +126,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "pgd-awp": lambda s: training.awp(_pgd(s), gamma=0.01),
     "trades-awp": lambda s: training.awp(_pair(training.trades)(s), gamma=0.005),
     "hat": _hat,
-    "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.epoch, attack=s.steps),
+    "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.batches, attack=s.steps),
     "lbgat": _pair(training.lbgat),
     "lbgat-6": _pair(partial(training.lbgat, beta=6.0)),
     "score": _pair(training.score),
@@ -164,14 +172,14 @@ def updates(method: str, replays: int) -> int:
     return replays if method == "free" else 1
 
 
-def step_and_memory(
-    method: str, s: Setting, tx: optax.GradientTransformation, *, accumulate: int = 1
-) -> tuple[Callable[..., Any], Any]:
+def step_and_memory(method: str, s: Setting, tx: optax.GradientTransformation) -> tuple[Callable[..., Any], Any]:
     """The training step of a method, and what its state remembers at first."""
     loss = METHODS[method](s)
     if method == "free":
         return training.free(loss, s.threat, tx, replays=s.replays), jnp.zeros(s.batch)
     if method == "yopo":
-        first, after = (jr.nnx.functional(s.net, call=part).apply for part in (type(s.net).begin, type(s.net).finish))
+        first, after = (
+            jr.nnx.functional(s.net, call=part, dtype=s.dtype).apply for part in (type(s.net).begin, type(s.net).finish)
+        )
         return training.yopo(first, jr.objectives.cross_entropy(after), s.threat, tx), None
-    return training.make_step(loss, tx, accumulate=accumulate), getattr(loss, "start", None)
+    return training.make_step(loss, tx, accumulate=s.accumulate), getattr(loss, "start", None)

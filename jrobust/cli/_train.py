@@ -97,7 +97,7 @@ class Train:
     accumulate: int = 1
     """work at each batch in so many parts, one after another, where the memory is small"""
     bf16: bool = False
-    """bfloat16 arithmetic in the layers, for accelerators; images, perturbations and parameters stay float32"""
+    """bfloat16 arithmetic in the layers, for accelerators, not of methods by bounds; images, perturbations and parameters stay float32"""
     tensorboard: bool = False
     """write the metrics for TensorBoard too, into DIR/tensorboard"""
     quiet: bool = False
@@ -147,7 +147,8 @@ def train(config: Train) -> Path:
     out = config.out or f"runs/{dataset}-{config.model}-{config.method}-{config.eps:g}-{config.seed}"
     run = training.start_run(out, resolved, resume=config.resume, ignore=("data_dir", "version"))
 
-    apply, params, rest = nnx.functional(net, dtype=jnp.bfloat16 if config.bf16 else None)
+    dtype = jnp.bfloat16 if config.bf16 else None
+    apply, params, rest = nnx.functional(net, dtype=dtype)
     loss = jr.objectives.cross_entropy(apply)
     key, for_init = jax.random.split(jax.random.key(config.seed))
     if config.method in CERTIFIED:
@@ -188,8 +189,10 @@ def train(config: Train) -> Path:
         total,
         len(x),
         net,
+        config.accumulate,
+        dtype,
     )
-    step, memory = step_and_memory(config.method, setting, tx, accumulate=config.accumulate)
+    step, memory = step_and_memory(config.method, setting, tx)
     state = training.fit(
         step,
         training.init(params, rest, tx, ema=config.ema, memory=memory),
@@ -207,8 +210,9 @@ def train(config: Train) -> Path:
         show=not config.quiet,
     )
     right = tested(epochs, state)["test_accuracy"]
+    epochs = int(state.step) // per_epoch  # fewer where the patience was over
     print(f"{run}: {epochs} epochs, seed {config.seed}, clean test accuracy {right:.4f} (n={len(loaded.test_x)})")
-    print(f"next: jrobust evaluate --run {run}")
+    print(f"next: jrobust evaluate --run {run}{' --best' if held else ''}")
     return run
 
 
@@ -216,6 +220,8 @@ def _held_out(x: Any, y: Any, config: Train) -> tuple[Any, Any, tuple[Any, Any] 
     """The images to train on, their labels, and those held out, if any: a random part that the seed tells."""
     count = round(config.held_out * len(x))
     if not count:
+        if config.held_out:
+            raise ValueError(f"held_out={config.held_out} of {len(x)} images is not one image")
         return x, y, None
     order = np.random.default_rng(config.seed).permutation(len(x))
     kept, held = np.sort(order[count:]), np.sort(order[:count])
@@ -261,7 +267,7 @@ def _check(config: Train) -> None:
         raise ValueError(
             f"warmup and ramp are fractions of the training with warmup + ramp <= 1, got {config.warmup} and {config.ramp}"
         )
-    if config.weight_decay < 0 or not 0 <= config.momentum < 1 or not 0 < config.drop <= 1:
+    if not 0 <= config.weight_decay < math.inf or not 0 <= config.momentum < 1 or not 0 < config.drop <= 1:
         raise ValueError(
             f"weight_decay is >= 0, momentum in [0, 1), drop in (0, 1], got {config.weight_decay}, {config.momentum}, {config.drop}"
         )
@@ -271,6 +277,10 @@ def _check(config: Train) -> None:
         raise ValueError(f"held_out is a fraction in [0, 1), got {config.held_out}")
     if config.patience is not None and not config.held_out:
         raise ValueError("patience looks at held-out images: give --held-out 0.1, say")
+    if config.batch_size % config.accumulate:
+        raise ValueError(f"accumulate divides the batch_size, got {config.accumulate} and {config.batch_size}")
+    if config.bf16 and config.method in CERTIFIED:
+        raise ValueError(f"{config.method} bounds in float32: leave --bf16 away")
     if config.accumulate > 1 and config.method in ("free", "yopo"):
         raise ValueError(
             f"{config.method} passes over a batch several times and does not accumulate; choose a smaller batch_size"

@@ -22,7 +22,12 @@ from jrobust.typing import PyTree
 def names(tree: PyTree) -> dict[str, Any]:
     """The leaves of a pytree by their path, such as ``params.head.kernel``; typed keys as their raw words."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): _raw(leaf) for path, leaf in leaves}
+    found = {jax.tree_util.keystr(path, simple=True, separator="."): _raw(leaf) for path, leaf in leaves}
+    if len(found) < len(leaves):
+        raise ValueError(
+            "two arrays of the state have one name: keys with dots, such as 'a.w' beside {'a': {'w': ...}}; rename one"
+        )
+    return found
 
 
 def _is_key(leaf: Any) -> bool:

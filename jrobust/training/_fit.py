@@ -91,7 +91,8 @@ def fit(
       chunk: steps in one compiled call, at most; the actual number divides an epoch.
       run: run directory for metrics.jsonl (one line a chunk) and checkpoints; None keeps everything in memory.
       resume: go on from the newest complete checkpoint of ``run``; without one, start at step 0 and say so.
-      hook: ``hook(epoch, state)`` after each epoch (from 1); numbers that it returns go to metrics.jsonl. It may raise `Stop`.
+      hook: ``hook(epoch, state)`` after each epoch (from 1); numbers that it returns go to metrics.jsonl. It may raise `Stop`. The next
+        step uses up the state's arrays: copy what you keep.
       log: called with each line of metrics as it is made, such as `tensorboard` (DIR).
       best: name of a number of the hook's: the state at its highest value is kept too (`load` with ``best=True``).
       mesh: devices to share the work, of one process or of several (`jax.distributed`, every process calls `fit` alike): each holds the
@@ -101,15 +102,16 @@ def fit(
       show: a progress bar on stderr, where rich is installed.
 
     Returns:
-      The last state; where a hook stopped the training, the state it named (in ``run`` kept as the best).
+      The last state; where a hook stopped the training, the state it named (the last checkpoint of ``run``, and the best where no
+      ``best`` is asked for).
 
     Guarantee: killed at any moment and resumed, the run ends in the same bits as one never interrupted, on one device with the
-      same software.
+      same software, where hooks remember nothing: the patience of `held_out` and `overfitting_guard` start anew.
 
     Raises:
       TypeError: a key that is no typed key; labels that are not integers.
-      ValueError: data outside ``box``, labels out of range (where the loss can tell; of a dataset, when their chunk is read), sizes that
-        do not fit; a run that is there
+      ValueError: data outside ``box``, labels out of range (where the loss can tell, not with ``accumulate``; of a dataset negative ones
+        alone, when their chunk is read), sizes that do not fit; a run that is there
         without ``resume``; a checkpoint that is corrupt, of another model, or of a training with other data sizes or key.
       FloatingPointError: the loss became nan or infinite.
       KeyboardInterrupt: on Ctrl-C, after the running chunk was finished and saved.
@@ -127,8 +129,12 @@ def fit(
     """
     check_key(key)
     data, place = source(x, y, box, extra, share), Placement(mesh)
-    if epochs < 0:
-        raise ValueError(f"epochs is >= 0, got {epochs}")
+    if epochs < 0 or epochs != int(epochs):
+        raise ValueError(f"epochs is a whole number >= 0, got {epochs}")
+    if run is None and (best is not None or resume):
+        raise ValueError("best and resume are about a run directory: give run=DIR")
+    if best is not None and hook is None:
+        raise ValueError(f"best={best!r} is a number of a hook's: give hook=, such as held_out(...)")
     drawn = data.drawn(batch_size)
     at = Position(data.n, batch_size - drawn, *_chunking(data.n, batch_size - drawn, chunk), drawn)
     place.check(batch_size)
@@ -181,17 +187,27 @@ def fit(
                 ended = done % at.per_epoch == 0
                 if hook is not None and ended:
                     try:
-                        line |= {k: float(v) for k, v in (hook(done // at.per_epoch, state) or {}).items()}
+                        line |= _numbers(hook(done // at.per_epoch, state) or {}, line)
                     except Stop as stop:
-                        return journal.stopped(stop)
+                        return journal.stopped(stop, line)
                 bar.show(done, done / at.per_epoch, line)
                 journal.line(line)
                 if log is not None and place.writes:
                     log(line)
-                journal.keep(state, line, epoch_ended=ended, now=done == total or asked.is_set())
-                if asked.is_set():
+                leave = asked.is_set()  # looked at once: what is left now was kept
+                journal.keep(state, line, epoch_ended=ended, now=done == total or leave)
+                if leave:
                     raise KeyboardInterrupt
     return state
+
+
+def _numbers(found: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, float]:
+    """What a hook returned, fit for a line of metrics."""
+    if twice := found.keys() & line.keys():
+        raise ValueError(
+            f"a hook's number cannot be named {', '.join(sorted(twice))}: the line of metrics has one of that name"
+        )
+    return {name: float(value) for name, value in found.items()}
 
 
 def _check_finite(line: Mapping[str, Any], done: int) -> None:

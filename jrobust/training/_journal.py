@@ -58,13 +58,17 @@ class Journal:
             state, meta = _checkpoint.restore(self.run / CHECKPOINTS, state)
             there = meta.get("position", {})
             differ = [
-                f"{k} was {there.get(k)} and is now {now}" for k, now in self.position.items() if there.get(k) != now
+                f"{k} was {there.get(k)} and is now {self.position.get(k)}"
+                for k in {**self.position, **there}
+                if k not in ("epoch", "batch") and there.get(k) != self.position.get(k)
             ]
             if differ:
                 raise ValueError(f"{self.run} cannot be resumed exactly: {'; '.join(differ)}")
             say(f"{self.run}: resuming at step {step}")
         if self.best is not None and resume and _checkpoint.latest(self.run / BEST) is not None:
-            self.best_value = float(_checkpoint.read_meta(self.run / BEST).get(self.best, -math.inf))
+            meta = _checkpoint.read_meta(self.run / BEST)
+            if all(meta.get("position", {}).get(k) == now for k, now in self.position.items()):  # of this training
+                self.best_value = float(meta.get(self.best, -math.inf))
         if self.writes:
             self.run.mkdir(parents=True, exist_ok=True)
             if resume:
@@ -91,11 +95,16 @@ class Journal:
             self._save(CHECKPOINTS, state, int(line["step"]), {})
             self.saved_at = time.monotonic()
 
-    def stopped(self, stop: Stop) -> TrainState:
-        """A hook ended the training: the state that it named is kept as the best."""
+    def stopped(self, stop: Stop, line: Mapping[str, Any]) -> TrainState:
+        """A hook ended the training: the state that it named is the last one, and the best unless a metric tells that."""
         step = int(stop.state.step)
+        self.line(line)
         if self.run is not None:
-            self._save(BEST, stop.state, step, {"stopped": str(stop)})
+            self.writer.wait()
+            if _checkpoint.latest(self.run / CHECKPOINTS) != step:
+                self._save(CHECKPOINTS, stop.state, step, {"stopped": str(stop)})
+            if self.best is None:
+                self._save(BEST, stop.state, step, {"stopped": str(stop)})
         say(f"training stopped at step {step}: {stop}")
         return stop.state
 

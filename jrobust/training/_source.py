@@ -187,6 +187,8 @@ def _arrays(x: Any, y: Any, box: tuple[Any, Any] | None) -> tuple[Any, np.ndarra
     """Examples and labels, looked at."""
     x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
     n = len(x) if x.dtype == np.uint8 and x.ndim else check_batch(x)
+    if n == 0:
+        raise ValueError("there are no examples")
     return x, _checked(x, y, box, n)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrobust._checks import check_count, check_key
+from jrobust._checks import check_count, check_key, check_labels
 from jrobust._objective import Loss
 from jrobust._oracle import Oracle
 from jrobust._transforms import at_witnesses
@@ -101,7 +101,8 @@ def held_out(
     check_count(batch_size, "batch_size", "held_out")
     if patience is not None:
         check_count(patience, "patience", "held_out")
-    right, n = measuring(loss, threat, pgd(steps=10) if attack is None else attack), len(y)
+    right, n = measuring(loss, threat, pgd(steps=10) if attack is None else attack), len(x)
+    y = check_labels(y, n)
     if n == 0:
         raise ValueError("held_out: there are no examples")
 
@@ -151,7 +152,7 @@ def overfitting_guard(
       x, y: the batch to watch, of the training data (never the test set).
       key: typed key.
       attack: what a single step cannot hide from; None: 5 steps of PGD.
-      drop: fall of the accuracy from one epoch to the next that counts as a collapse.
+      drop: fall of the accuracy from one epoch to the next that counts as a collapse. A resumed training compares from anew.
 
     References:
       Wong, Rice & Kolter, Fast is better than free: revisiting adversarial training, ICLR 2020.
@@ -164,7 +165,9 @@ def overfitting_guard(
     {'watched_accuracy': 1.0}
     """
     right = measuring(loss, threat, pgd(steps=5) if attack is None else attack)
-    x, y = unit(jnp.asarray(x)), jnp.asarray(y)
+    if len(x) == 0:
+        raise ValueError("overfitting_guard: there are no examples")
+    x, y = unit(jnp.asarray(x)), jnp.asarray(check_labels(y, len(x)))
     return OverfittingGuard(lambda state: right(state.params, state.rest, x, y, key)[1] / len(y), drop)
 
 

@@ -301,3 +301,63 @@ def test_a_loss_may_remember_single_examples():
     np.testing.assert_array_equal(state.memory, 3)
     with pytest.raises(ValueError, match="index"):
         step(start, (x, y), key=jax.random.key(0))
+
+
+def test_what_a_review_found(tmp_path):
+    x, y = blobs()
+    # a stop leaves a last checkpoint, its line, and the best by the metric
+    values = iter([0.5, 0.3, 0.2])
+
+    def hook(epoch, state):
+        value = next(values)
+        if epoch == 3:
+            raise training.Stop(jax.tree.map(jnp.copy, state), "enough")
+        return {"fitness": value}
+
+    run = tmp_path / "stopped"
+    state = fit(run=run, hook=hook, best="fitness", epochs=5)
+    assert int(state.step) == 18
+    assert (_checkpoint.latest(run / "checkpoints"), _checkpoint.latest(run / "best")) == (18, 6)
+    assert _checkpoint.read_meta(run / "best")["fitness"] == 0.5
+    assert steps_of(run / "metrics.jsonl")[-1] == 18
+    # a training with a second source is not resumed without it
+    with_more = tmp_path / "extra"
+    fit(run=with_more, extra=(x, y), share=0.5, epochs=1)
+    with pytest.raises(ValueError, match=r"cannot be resumed exactly: .*extra was 96 and is now None"):
+        fit(run=with_more, resume=True, epochs=2)
+    # another training's best is not this one's
+    fit(run=tmp_path / "first", hook=lambda epoch, state: {"fitness": 9.0}, best="fitness", epochs=1)
+    (tmp_path / "second").mkdir()
+    os.rename(tmp_path / "first/best", tmp_path / "second/best")
+    fit(
+        run=tmp_path / "second", resume=True, key=jax.random.key(7), epochs=1, best="fitness",
+        hook=lambda epoch, state: {"fitness": 0.1},
+    )  # fmt: skip
+    assert _checkpoint.read_meta(tmp_path / "second/best")["fitness"] == 0.1
+    for options, message in (
+        ({"best": "a"}, "give run=DIR"),
+        ({"resume": True}, "give run=DIR"),
+        ({"best": "a", "run": tmp_path / "none"}, "give hook="),
+        ({"hook": lambda epoch, state: {"step": 1.0}}, "cannot be named step"),
+        ({"extra": (x[:0], y[:0])}, "empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(**options)
+    with pytest.raises(ValueError, match="two arrays of the state have one name"):
+        _checkpoint.names({"a.w": x, "a": {"w": x}})
+
+
+def test_ctrl_c_while_a_state_is_kept_is_not_lost(tmp_path, monkeypatch):
+    from jrobust.training._journal import Journal
+
+    kept = Journal.keep
+
+    def interrupted(self, *args, **options):
+        kept(self, *args, **options)
+        if int(args[1]["step"]) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(run=tmp_path)
+    assert _checkpoint.latest(tmp_path / "checkpoints") == 9  # the next chunk, finished and kept

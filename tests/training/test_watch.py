@@ -130,3 +130,18 @@ def test_remat_changes_the_memory_and_not_the_numbers():
     assert "remat" in str(saving)
     for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(u, v, rtol=2e-3, atol=1e-4)
+
+
+def test_a_direction_of_a_power_iteration_is_no_average():
+    from jrobust._running import of_batch
+
+    matrix = jnp.diag(jnp.array([3.0, 1.0]))
+
+    def passed(rest):
+        v = matrix @ rest["direction"]
+        return None, {"direction": v / jnp.linalg.norm(v), "mean": 0.9 * rest["mean"] + 0.1 * 5.0}
+
+    rest = {"direction": jnp.array([0.6, 0.8]), "mean": jnp.ones(())}
+    found = of_batch(passed, rest)
+    np.testing.assert_allclose(found["direction"], passed(rest)[1]["direction"], rtol=1e-5)
+    np.testing.assert_allclose(found["mean"], 5.0, rtol=1e-4)
