@@ -158,7 +158,8 @@ def table(records: list[dict[str, object]]) -> str:
             values = [100 * float(r[name]) for r in runs if name in r]  # pyright: ignore[reportArgumentType]
             if not values:
                 return ""
-            return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            return f"{statistics.mean(values):.1f}{spread}"
 
         numbers = " | ".join(cell(name) for name in ("clean", "pgd20", "autoattack", "crown_ibp"))
         lines.append(f"| {method} | {runs[0]['passes_an_epoch']} | {runs[0]['epochs']} | {numbers} | {len(runs)} |")

@@ -18,6 +18,13 @@ def test_the_table_is_made_of_the_records():
     assert study.table(RECORDS) in README.read_text()
 
 
+def test_the_tables_of_mnist_are_made_of_their_records():
+    records = study.read(study.RECORDS / "training_mnist.jsonl")
+    for eps in (0.1, 0.3):
+        assert study.table([r for r in records if r["eps"] == eps]) in README.read_text()
+    assert len(set(map(study.identity, records))) == len(records)
+
+
 def test_the_figures_of_the_docs_are_made_of_records_and_presets():
     assert study.figures(RECORDS) in (README.parents[1] / "docs/training.md").read_text()
 
