@@ -8,6 +8,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import jrobust as jr
 from jrobust.cli._methods import CERTIFIED, PAIRS, Setting, step_and_memory
 from jrobust.cli._optimiser import optimiser
 from jrobust.cli._presets import PRESETS
+from jrobust.cli._train import Train
 
 RECORDS = Path(__file__).parent / "records" / "smoke.jsonl"
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
@@ -36,22 +38,27 @@ class Config:
     batch: int = 4
 
 
-def one(name: str, batch: int) -> dict[str, object]:
-    """A compiled step from a random start, twice."""
-    train, begin = PRESETS[name].train, time.monotonic()
-    shape = SHAPES[train.dataset]
-    model = jr.models.create(train.model, shape=shape, classes=10)
+def made(train: Train, model: Any, batch: int) -> tuple[Any, ...]:
+    """``(step, optimiser, params, rest, memory)`` of a preset for a model (arrays, or shapes alone) and batches of so many images."""
     apply, params, rest = jr.nnx.functional(model)
-    if train.method in CERTIFIED:
-        params = jr.models.ibp_init(jax.random.key(2), params)
     if train.method in PAIRS:
         params, rest = ({"student": tree, "teacher": tree} for tree in (params, rest))
     setting = Setting(
         jr.objectives.cross_entropy(apply), train.eps, lambda t: train.eps, lambda t: train.kappa, train.attack_steps,
-        train.replays, 10, 100, (batch, *shape), lambda x: jnp.zeros((len(x), 10)), train.weight, 1000, batch, model,
+        train.replays, 10, 100, (batch, *SHAPES[train.dataset]), lambda x: jnp.zeros((len(x), 10)), train.weight, 1000, batch, model,
     )  # fmt: skip
     tx = optimiser(dataclasses.replace(train, schedule="steps"), 1000)  # a cyclic rate begins at 0
     step, memory = step_and_memory(train.method, setting, tx)
+    return step, tx, params, rest, memory
+
+
+def one(name: str, batch: int) -> dict[str, object]:
+    """A compiled step from a random start."""
+    train, begin = PRESETS[name].train, time.monotonic()
+    shape = SHAPES[train.dataset]
+    step, tx, params, rest, memory = made(train, jr.models.create(train.model, shape=shape, classes=10), batch)
+    if train.method in CERTIFIED:
+        params = jr.models.ibp_init(jax.random.key(2), params)
     state = jr.training.init(params, rest, tx, memory=memory)
     x = jax.random.uniform(jax.random.key(0), (batch, *shape))
     given = x, jnp.arange(batch) % 10, jnp.arange(batch)

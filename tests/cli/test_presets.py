@@ -11,13 +11,12 @@ import pytest
 from flax import nnx
 
 import jrobust as jr
+from experiments import smoke
 from jrobust.cli import main
-from jrobust.cli._methods import METHODS, PAIRS, Setting, step_and_memory, updates
+from jrobust.cli._methods import METHODS, updates
 from jrobust.cli._optimiser import optimiser, rate
 from jrobust.cli._presets import PRESETS, expand
 from jrobust.cli._train import Train, _check
-
-SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
 def test_every_method_has_a_preset():
@@ -34,18 +33,9 @@ def test_every_method_has_a_preset():
 def test_a_preset_makes_a_step_of_its_full_size(name):
     """On shapes alone: what a GPU would run."""
     train = PRESETS[name].train
-    shape = SHAPES[train.dataset]
+    shape = smoke.SHAPES[train.dataset]
     model = nnx.eval_shape(lambda: jr.models.create(train.model, shape=shape, classes=10))
-    apply, params, rest = jr.nnx.functional(model)
-    if train.method in PAIRS:
-        params, rest = ({"student": tree, "teacher": tree} for tree in (params, rest))
-    setting = Setting(
-        jr.objectives.cross_entropy(apply), train.eps, lambda t: train.eps, lambda t: train.kappa, train.attack_steps,
-        train.replays, 10, 100, (train.batch_size, *shape), lambda x: jnp.zeros((len(x), 10)), train.weight,
-        1000, 50_000, model,
-    )  # fmt: skip
-    tx = optimiser(train, 1000)
-    step, memory = step_and_memory(train.method, setting, tx)
+    step, tx, params, rest, memory = smoke.made(train, model, train.batch_size)
     state = jax.eval_shape(lambda: jr.training.init(params, rest, tx, memory=memory))
     batch = (
         jax.ShapeDtypeStruct((train.batch_size, *shape), jnp.float32),
