@@ -17,13 +17,9 @@ from jrobust.typing import Array, Int
 
 
 @partial(jax.jit, static_argnums=2)
-def _epoch_order(key: Any, epoch: Any, n: int) -> Int[Array, " n"]:
+def epoch_order(key: Any, epoch: Any, n: int) -> Int[Array, " n"]:
+    """The order of the examples in an epoch, from the key of the training. A sort: once an epoch, not in every call."""
     return jax.random.permutation(jax.random.fold_in(jax.random.split(key)[0], epoch), n)
-
-
-def epoch_order(key: Any, n: int) -> Callable[[int], Any]:
-    """Epoch -> the order of the examples in it, from the key of the training; the last two are remembered."""
-    return lru_cache(2)(lambda epoch: _epoch_order(key, epoch, n))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +74,9 @@ class Resident:
     def chunks(self, position: Position, start: int, key: Any, place: Placement) -> Iterator[Any]:
         """What each compiled call is given, from step ``start`` on: the same arrays, and the order of its epoch."""
         data = place.everywhere(jax.tree.map(jnp.asarray, (self.x, self.y, self.extra)))
-        order = epoch_order(key, self.n)  # a sort: once an epoch, not in every call
-        there = lru_cache(1)(lambda epoch: place.everywhere(order(epoch)))
+        order = lru_cache(1)(lambda epoch: place.everywhere(epoch_order(key, epoch, self.n)))
         for step in count(start, position.length):
-            yield (*data, there(step // position.per_epoch))
+            yield (*data, order(step // position.per_epoch))
 
     def batches(self, position: Position, given: Any) -> Callable[..., Any]:
         """``(step, which of the chunk, key) -> (x, y, index)``, under the trace; x as `unit` makes it."""
@@ -115,13 +110,8 @@ class Streamed:
                 "e['label'])) makes them"
             )
         x, self.label = np.asarray(pair[0]), int(pair[1])
-        self._check(x[None], np.asarray([self.label]))
+        _arrays(x[None], np.asarray([self.label]), box)
         self.struct = jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-    def _check(self, x: np.ndarray, y: np.ndarray) -> None:
-        if x.dtype != np.uint8:
-            check_batch(x)
-        _checked(x, y, self.box, len(x))
 
     def first(self) -> tuple[Any, int]:
         """Shape and dtype of an example, and the label of the first."""
@@ -135,7 +125,7 @@ class Streamed:
         source = grain.MapDataset.source(_InOrder(self.dataset, position, key, rows))
         stacked = source.batch(len(rows)).batch(position.length)[start // position.length :]
         for x, y, index in stacked.to_iter_dataset():
-            self._check(x.reshape(-1, *x.shape[2:]), y.reshape(-1))
+            _arrays(x.reshape(-1, *x.shape[2:]), y.reshape(-1), self.box)
             yield place.rows_of_chunk((x, y.astype(np.int32), index), position.batch_size)
 
     def drawn(self, batch_size: int) -> int:
@@ -155,8 +145,7 @@ class _InOrder:
 
     def __init__(self, dataset: Any, position: Position, key: Any, rows: np.ndarray) -> None:
         self.dataset, self.position, self.rows = dataset, position, rows
-        order = epoch_order(key, position.n)
-        self.order = lru_cache(2)(lambda epoch: np.asarray(order(epoch)))
+        self.order = lru_cache(2)(lambda epoch: np.asarray(epoch_order(key, epoch, position.n)))
 
     def __len__(self) -> int:
         # grain wants an end; no training gets there
@@ -184,20 +173,17 @@ def source(x: Any, y: Any, box: tuple[Any, Any] | None, extra: Any, share: int |
 
 
 def _arrays(x: Any, y: Any, box: tuple[Any, Any] | None) -> tuple[Any, np.ndarray]:
-    """Examples and labels, looked at."""
+    """Examples and labels, once they are what `evaluate` would take (bytes too)."""
     x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
-    n = len(x) if x.dtype == np.uint8 and x.ndim else check_batch(x)
-    if n == 0:
-        raise ValueError("there are no examples")
-    return x, _checked(x, y, box, n)
-
-
-def _checked(x: Any, y: Any, box: tuple[Any, Any] | None, n: int) -> np.ndarray:
-    """The labels, once the data are what `evaluate` would take (bytes too)."""
-    if x.dtype != np.uint8:
+    if x.dtype == np.uint8 and x.ndim:
+        n = len(x)
+    else:
+        n = check_batch(x)
         for start in range(0, n, 1024):
             check_inside(np.asarray(x[start : start + 1024]), start, *(box or ()))
+    if n == 0:
+        raise ValueError("there are no examples")
     y = check_labels(y, n)
     if y.min(initial=0) < 0:
         raise ValueError(f"y[{y.argmin()}] = {y.min()} is out of range: labels are 0..K-1")
-    return y
+    return x, y
