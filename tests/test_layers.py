@@ -18,7 +18,7 @@ FLOORS = (
     ("_conv", "_digest", "_objective", "_program"),
     ("_oracle",),
     ("_loops", "sets"),
-    ("_iterate", "objectives", "_model", "_records", "_progress", "_running", "_statistics"),
+    ("_iterate", "objectives", "_model", "_records", "_progress", "_running", "_statistics", "_placement"),
     ("_combinators", "_drive", "transforms"),
     ("_transforms",),
     ("attacks", "bounds", "smoothing", "nnx", "data"),

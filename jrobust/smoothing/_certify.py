@@ -13,6 +13,7 @@ from jrobust._checks import check_batch, check_inside, check_key
 from jrobust._digest import digest
 from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Radius, RadiusOracle
+from jrobust._placement import Placement
 from jrobust._progress import progress_bar
 from jrobust._records import open_records
 from jrobust._statistics import clopper_pearson, sign_test
@@ -226,7 +227,7 @@ def _solve(
         raise ValueError(f"{noise.name} noise certifies {noise.norm} radii; the threat is {threat.name}")
     if f.label is None:
         raise ValueError("cohen needs an objective with a label (jr.objectives.classification)")
-    run = _Run(noise, f, _outputs, key, x[None], 1, batch_size, None)
+    run = _Run(noise, f, _outputs, key, x[None], 1, batch_size, Placement())
     ((_, selection, estimation),) = run.counts(np.zeros(1, int), n0, n)
     chosen = int(selection[0].argmax())
     lower = clopper_pearson(estimation[0, chosen], n, alpha)
@@ -249,7 +250,7 @@ class _Run:
     x: Any
     n: int
     batch_size: int
-    mesh: Any
+    placement: Placement
 
     def counts(self, todo: np.ndarray, n0: int, n: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Votes of ``n0`` selection draws and ``n`` estimation draws, a group of examples at a time, in the order of ``todo``.
@@ -261,21 +262,21 @@ class _Run:
         narrow = min(wide, max(1, -(-8 * self.batch_size // max(n, 1))))
         for start in range(0, len(todo), wide):
             group = todo[start : start + wide]
-            padded = np.resize(group, wide)
-            index, x = padded.astype(np.int32), jnp.asarray(np.asarray(self.x[padded], np.float32))
-            selection = self._votes(0, index, x, 0, len(group), n0)
+            selection = self.votes(0, group, 0, n0, wide)
             for first in range(0, len(group), narrow):
-                part = slice(first, min(first + narrow, len(group)))
-                size = part.stop - part.start
-                estimation = self._votes(1, index, x, first, size, n)[part] if n else selection[part]
+                part = slice(first, first + narrow)
+                estimation = self.votes(1, group[part], 0, n, wide) if n else selection[part]
                 yield group[part], selection[part], estimation
 
-    def _votes(self, stage: int, index: Any, x: Any, first: int, size: int, n: int) -> np.ndarray:
+    def votes(self, stage: int, group: np.ndarray, begin: int, end: int, width: int) -> np.ndarray:
+        """Counts [len(group), ..., K] of the draws ``begin`` to ``end``, by a program made for ``width`` examples."""
+        padded = np.resize(group, width)
+        index, x = self.placement.everywhere((padded.astype(np.int32), jnp.asarray(self.x[padded], jnp.float32)))
         out = votes(
-            self.noise, self.leaves, self.key, stage, index, x, first, size, n,
-            apply=self.apply, batch_size=self.batch_size, mesh=self.mesh,
+            self.noise, self.leaves, self.key, stage, index, x, begin, end, len(group),
+            apply=self.apply, batch_size=self.batch_size, placement=self.placement,
         )  # fmt: skip
-        return np.asarray(out)
+        return np.asarray(out)[: len(group)]
 
     def header(self) -> dict[str, Any]:
         from jrobust import __version__
@@ -305,14 +306,12 @@ def _start(model: Any, x: Any, noise: Noise, key: Any, batch_size: int, mesh: An
     first = np.asarray(x[:4], np.float32)
     f = functional(model, first)
     warn_if_random(model, first)
-    leaves = f.leaves
+    placement = Placement(mesh)
     if mesh is not None:
-        mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)  # the driver wants shardings inferred, not explicit
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        leaves, key = jax.device_put((leaves, key), everywhere)
         batch_size = -(-batch_size // mesh.size) * mesh.size
+    leaves, key = placement.everywhere((f.leaves, key))
     return _Run(
-        noise, leaves, f.apply, key, x if isinstance(x, np.ndarray) else np.asarray(x), len(x), batch_size, mesh
+        noise, leaves, f.apply, key, x if isinstance(x, np.ndarray) else np.asarray(x), len(x), batch_size, placement
     )
 
 

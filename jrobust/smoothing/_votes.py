@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
+from jrobust._placement import Placement
 from jrobust.smoothing._noise import Noise
 from jrobust.typing import Array, Float, Int, PRNGKeyArray
 
@@ -19,22 +19,21 @@ def votes(
     stage: int,
     index: Any,
     x: Float[Array, "b ..."],
-    first: int,
+    begin: int,
+    end: int,
     size: int,
-    n: int,
     *,
     apply: Any,
     batch_size: int,
-    mesh: Any = None,
-) -> Int[Array, "b k"]:
-    """How often each class wins on ``n`` noisy copies of some of the examples ``x``.
+    placement: Placement,
+) -> Int[Array, "b ... k"]:
+    """How often each class wins on the noisy copies ``begin`` to ``end`` of the first ``size`` of the examples ``x``.
 
     The pairs (example, draw) form one line that is cut into batches of one size, the last one padded and masked: no
-    batch is idle, whatever n is. Draw j of the example with index i uses the key ``fold_in(key, i, stage, j)``: it
-    depends neither on the batch size nor on the other examples.
+    batch is idle, however many draws there are. Draw j of the example with index i uses the key ``fold_in(key, i, stage, j)``:
+    it depends neither on the batch size nor on the other examples, and later draws go on where earlier ones stopped.
 
-    Batches are dispatched from the host, one after the other without waiting: that costs no more than a compiled loop,
-      and on
+    Batches are dispatched from the host, one after the other without waiting: that costs no more than a compiled loop, and on
     CPU convolutions keep the fast path that XLA gives them outside of loops only.
 
     Args:
@@ -43,30 +42,31 @@ def votes(
       key: of the run.
       stage: 0 for the draws that select the class, 1 for those that estimate its probability.
       index: the examples' indices in the data set.
-      x: the examples.
-      first: position in ``x`` of the first example to work on.
+      x: the examples; those after the first ``size`` are padding.
+      begin, end: the draws; ``size * (end - begin)`` is below 2**31.
       size: number of examples to work on.
-      n: draws for each example; ``size * n`` is below 2**31.
-      apply: ``(leaves, x[B, ...]) -> logits[B, K]``.
+      apply: ``(leaves, x[B, ...]) -> logits[B, ..., K]``; of several outputs each votes for itself.
       batch_size: pairs evaluated at once.
-      mesh: devices over which a batch is spread.
+      placement: the devices over which a batch is spread.
 
     Returns:
-      int32 counts, zero for examples not worked on. A draw with a NaN among its logits votes for nobody.
+      int32 counts, zero for padding. An output with a NaN among its logits votes for nobody.
     """
-    classes = jax.eval_shape(apply, leaves, x).shape[-1]
-    counts = jnp.zeros((x.shape[0], classes), jnp.int32)
-    if mesh is not None:
-        counts = jax.device_put(counts, NamedSharding(mesh, PartitionSpec()))
+    noisy = jax.eval_shape(jax.vmap(lambda a: noise.sample(key, a)), x)
+    shape = jax.eval_shape(apply, leaves, noisy).shape[1:]
+    counts = placement.everywhere(jnp.zeros((x.shape[0], *shape), jnp.int32))
+    n = end - begin
     for start in range(0, size * n, batch_size):
-        line = np.array([start, first, size * n, n, stage], np.int32)
-        counts = batch_votes(counts, noise, leaves, key, line, index, x, apply=apply, batch_size=batch_size, mesh=mesh)
+        line = np.array([start, size * n, n, begin, stage], np.int32)
+        counts = batch_votes(
+            counts, noise, leaves, key, line, index, x, apply=apply, batch_size=batch_size, placement=placement
+        )
     return counts
 
 
-@partial(jax.jit, static_argnames=("apply", "batch_size", "mesh"), donate_argnames="counts")
+@partial(jax.jit, static_argnames=("apply", "batch_size", "placement"), donate_argnames="counts")
 def batch_votes(
-    counts: Int[Array, "b k"],
+    counts: Int[Array, "b ... k"],
     noise: Noise,
     leaves: Any,
     key: PRNGKeyArray,
@@ -76,16 +76,16 @@ def batch_votes(
     *,
     apply: Any,
     batch_size: int,
-    mesh: Any,
-) -> Int[Array, "b k"]:
+    placement: Placement,
+) -> Int[Array, "b ... k"]:
     """The counts after one batch of the line of pairs; every number in ``line`` is traced."""
-    start, first, pairs, n, stage = line
+    start, pairs, n, begin, stage = line
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), stage))(index)
-    pair = start + jnp.arange(batch_size, dtype=jnp.int32)
-    if mesh is not None:
-        pair = jax.lax.with_sharding_constraint(pair, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
-    row = jnp.minimum(first + pair // n, x.shape[0] - 1)
-    noisy = jax.vmap(lambda r, j: noise.sample(jax.random.fold_in(keys[r], j), x[r]))(row, pair % n)
+    pair = placement.split(start + jnp.arange(batch_size, dtype=jnp.int32))
+    row = jnp.minimum(pair // n, x.shape[0] - 1)
+    noisy = jax.vmap(lambda r, j: noise.sample(jax.random.fold_in(keys[r], j), x[r]))(row, begin + pair % n)
     logits = apply(leaves, noisy)
-    valid = (pair < pairs) & ~jnp.isnan(logits).any(-1)
-    return counts.at[row, jnp.argmax(logits, -1)].add(valid.astype(jnp.int32))
+    valid = ~jnp.isnan(logits).any(-1, keepdims=True)
+    valid &= (pair < pairs).reshape(-1, *[1] * (logits.ndim - 1))
+    won = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
+    return counts.at[row].add(won * valid)

@@ -12,9 +12,9 @@ import numpy as np
 
 from jrobust import _loops
 from jrobust._checks import check_key
+from jrobust._placement import Placement
 from jrobust.data import unit
 from jrobust.training._journal import Journal
-from jrobust.training._placement import Placement
 from jrobust.training._progress import deferred_interrupt, progress
 from jrobust.training._source import Position, Resident, Streamed, source
 from jrobust.training._step import TrainState

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._checks import check_batch, check_inside, check_labels
+from jrobust._placement import Placement
 from jrobust.data import unit
-from jrobust.training._placement import Placement
 from jrobust.typing import Array, Int
 
 

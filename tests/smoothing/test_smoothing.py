@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from jrobust import objectives, sets, smoothing
+from jrobust._placement import Placement
 from jrobust._statistics import clopper_pearson, sign_test
 from jrobust.smoothing._votes import batch_votes, votes
 
@@ -95,7 +96,18 @@ def test_counts_do_not_depend_on_the_batch_size(batch_size):
 def test_counts_by_hand():
     x, n = points(3), 20
     counts = votes(
-        NOISE, (), KEY, 1, jnp.array([4, 5, 9]), x, 0, 3, n, apply=lambda leaves, z: linear(z), batch_size=16
+        NOISE,
+        (),
+        KEY,
+        1,
+        jnp.array([4, 5, 9]),
+        x,
+        0,
+        n,
+        3,
+        apply=lambda leaves, z: linear(z),
+        batch_size=16,
+        placement=Placement(),
     )
     for row, i in enumerate((4, 5, 9)):
         key = jax.random.fold_in(jax.random.fold_in(KEY, i), 1)

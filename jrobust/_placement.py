@@ -1,4 +1,4 @@
-"""Where the arrays of a training lie: on one device, or over a mesh whose every device works at its part of each batch."""
+"""Where the arrays of a long run lie: on one device, or over a mesh whose every device works at its part of each batch."""
 
 import dataclasses
 from collections.abc import Callable
