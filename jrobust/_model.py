@@ -39,7 +39,7 @@ class Functional(NamedTuple):
     leaves: tuple[Any, ...]
 
 
-def functional(model: Any, x: PyTree) -> Functional:
+def functional(model: Any, x: PyTree, *, dense: bool = False) -> Functional:
     """Take a model apart into a pure function and its arrays.
 
     Args:
@@ -49,13 +49,14 @@ def functional(model: Any, x: PyTree) -> Functional:
         function that a loop or branch calls (right, but another set of them compiles again).
       x: one batch, or its ``jax.ShapeDtypeStruct``.
         A `Stochastic` one gives an ``apply`` of type `Random`.
+      dense: the model may have several outputs, logits [B, ..., K] (one for each pixel, say).
 
     Returns:
       A `Functional`. A closure is traced for a batch of one and vmapped over larger ones.
 
     Raises:
       TypeError: the model is not callable.
-      ValueError: it fails on a batch of one, or its output is not a float array [B, K].
+      ValueError: it fails on a batch of one, or its output is not a float array [B, K] (with ``dense``: [B, ..., K]).
 
     >>> import jax.numpy as jnp
     >>> def model(w):
@@ -69,7 +70,7 @@ def functional(model: Any, x: PyTree) -> Functional:
         keyed = lambda kx: model.model(kx[0][0], kx[1])  # noqa: E731
         inner = bind(_keyed, model.model) if _split(model.model) is not None else keyed
         key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-        f = functional(inner, (key, x))
+        f = functional(inner, (key, x), dense=dense)
         return Functional(Random(f.apply, model.n), f.leaves)
     if not callable(model):
         raise TypeError(f"a model is a callable model(x[B, ...]) -> logits[B, K], got {type(model).__name__}")
@@ -80,11 +81,11 @@ def functional(model: Any, x: PyTree) -> Functional:
         f = Functional(bind(_apply_tree, structure=structure), leaves)
         with _blamed(x):
             out = jax.eval_shape(f.apply, leaves, x)
-        _check_output(out, x)
+        _check_output(out, x, dense)
         return f
     with _blamed(x):
         program, leaves = _traced(model, x, differentiated=True)
-    _check_output(program.out, x)
+    _check_output(program.out, x, dense)
     return Functional(bind(_apply_program, program=program), leaves)
 
 
@@ -123,14 +124,16 @@ def _shapes(x: PyTree) -> str:
     return ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(x))
 
 
-def _check_output(out: Any, x: PyTree) -> None:
+def _check_output(out: Any, x: PyTree, dense: bool) -> None:
     batch = jax.tree.leaves(x)[0].shape[0]
     shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
+    wanted = "[B, ..., K]" if dense else "[B, K]"
     if shape is None or dtype is None:
-        raise ValueError(f"a model must return one float array [B, K]; this one returns {jax.tree.structure(out)}")
-    if len(shape) != 2 or shape[0] != batch or shape[1] < 1 or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"a model must return one float array {wanted}; this one returns {jax.tree.structure(out)}")
+    right = len(shape) >= 2 if dense else len(shape) == 2
+    if not right or shape[0] != batch or min(shape) < 1 or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
-            f"a model must return float logits [B, K]; on an input of shape {_shapes(x)} this one returns "
+            f"a model must return float logits {wanted}; on an input of shape {_shapes(x)} this one returns "
             f"{dtype.name} of shape {tuple(shape)}"
         )
 

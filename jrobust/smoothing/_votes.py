@@ -1,5 +1,6 @@
 """Counting votes under noise: the one compiled program of the smoothing drivers."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,11 @@ import numpy as np
 from jrobust._placement import Placement
 from jrobust.smoothing._noise import Noise
 from jrobust.typing import Array, Float, Int, PRNGKeyArray
+
+
+def won(logits: Float[Array, "b ... k"]) -> Int[Array, "b ... k"]:
+    """One vote for the largest logit of each output."""
+    return jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
 
 
 def votes(
@@ -26,7 +32,8 @@ def votes(
     apply: Any,
     batch_size: int,
     placement: Placement,
-) -> Int[Array, "b ... k"]:
+    tally: Callable[[Any], Any] = won,
+) -> Any:
     """How often each class wins on the noisy copies ``begin`` to ``end`` of the first ``size`` of the examples ``x``.
 
     The pairs (example, draw) form one line that is cut into batches of one size, the last one padded and masked: no
@@ -48,25 +55,27 @@ def votes(
       apply: ``(leaves, x[B, ...]) -> logits[B, ..., K]``; of several outputs each votes for itself.
       batch_size: pairs evaluated at once.
       placement: the devices over which a batch is spread.
+      tally: ``logits[B, ..., K] -> [B, ..., K]``, what is summed over the draws instead of votes; structure.
 
     Returns:
-      int32 counts, zero for padding. An output with a NaN among its logits votes for nobody.
+      Counts [b, ..., K] (int32 of votes), zero for padding. An output with a NaN among its logits votes for nobody.
     """
     noisy = jax.eval_shape(jax.vmap(lambda a: noise.sample(key, a)), x)
-    shape = jax.eval_shape(apply, leaves, noisy).shape[1:]
-    counts = placement.everywhere(jnp.zeros((x.shape[0], *shape), jnp.int32))
+    each = jax.eval_shape(lambda leaves, z: tally(apply(leaves, z)), leaves, noisy)
+    counts = placement.everywhere(jnp.zeros((x.shape[0], *each.shape[1:]), each.dtype))
     n = end - begin
     for start in range(0, size * n, batch_size):
         line = np.array([start, size * n, n, begin, stage], np.int32)
         counts = batch_votes(
-            counts, noise, leaves, key, line, index, x, apply=apply, batch_size=batch_size, placement=placement
-        )
+            counts, noise, leaves, key, line, index, x,
+            apply=apply, batch_size=batch_size, placement=placement, tally=tally,
+        )  # fmt: skip
     return counts
 
 
-@partial(jax.jit, static_argnames=("apply", "batch_size", "placement"), donate_argnames="counts")
+@partial(jax.jit, static_argnames=("apply", "batch_size", "placement", "tally"), donate_argnames="counts")
 def batch_votes(
-    counts: Int[Array, "b ... k"],
+    counts: Any,
     noise: Noise,
     leaves: Any,
     key: PRNGKeyArray,
@@ -77,7 +86,8 @@ def batch_votes(
     apply: Any,
     batch_size: int,
     placement: Placement,
-) -> Int[Array, "b ... k"]:
+    tally: Callable[[Any], Any] = won,
+) -> Any:
     """The counts after one batch of the line of pairs; every number in ``line`` is traced."""
     start, pairs, n, begin, stage = line
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), stage))(index)
@@ -87,5 +97,4 @@ def batch_votes(
     logits = apply(leaves, noisy)
     valid = ~jnp.isnan(logits).any(-1, keepdims=True)
     valid &= (pair < pairs).reshape(-1, *[1] * (logits.ndim - 1))
-    won = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
-    return counts.at[row].add(won * valid)
+    return counts.at[row].add(jnp.where(valid, tally(logits), 0))
