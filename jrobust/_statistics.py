@@ -1,6 +1,6 @@
 """Statistics of counts, finalised in float64 on the host: exact binomial bounds and tests, shares with their interval."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,70 @@ def clopper_pearson(count: Any, n: Any, alpha: float) -> np.ndarray:
     """
     from scipy.special import betaincinv
 
+    count, n = _counts(count, n, alpha)
+    bound = betaincinv(np.maximum(count, 1), n - count + 1, alpha)
+    bound = np.where(count == n, alpha ** (1 / n), bound)
+    return np.where(count == 0, 0.0, np.maximum(bound - 1e-9, 0.0))
+
+
+def clopper_pearson_upper(count: Any, n: Any, alpha: float) -> np.ndarray:
+    """One-sided upper confidence bound on a probability: what `clopper_pearson` says of the failures, turned round.
+
+    >>> float(clopper_pearson_upper(0, 100, 0.001)).__round__(5)
+    0.06675
+    """
+    return 1.0 - clopper_pearson(np.asarray(n) - np.asarray(count), n, alpha)
+
+
+def at_least(count: Any, n: Any, p: Any) -> np.ndarray:
+    """p-values of the one-sided test that a probability is at most ``p``: ``P(Bin(n, p) >= count)``.
+
+    >>> float(at_least(90, 100, 0.75)).__round__(5)
+    0.00014
+    """
+    from scipy.special import betainc
+
+    count, n = _counts(count, n, 0.5)
+    return np.where(count == 0, 1.0, betainc(np.maximum(count, 1), n - count + 1, p))
+
+
+def reject(p_values: Any, alpha: float, *, method: Literal["holm", "bonferroni"] = "holm") -> np.ndarray:
+    """Which of many hypotheses may be rejected together: with probability >= 1 - alpha none of those is true, dependent or not.
+
+    Args:
+      p_values: any shape; all of them count as tests.
+      alpha: family-wise error rate in (0, 1).
+      method: "bonferroni" compares all with alpha / m, "holm" (never weaker) the k-th smallest with alpha / (m - k + 1), down to the first
+        that fails.
+
+    Returns:
+      bool, the shape of ``p_values``.
+
+    References:
+      Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979.
+
+    >>> reject([0.01, 0.02, 0.04], 0.05).tolist(), reject([0.01, 0.02, 0.04], 0.05, method="bonferroni").tolist()
+    ([True, True, True], [True, False, False])
+    """
+    if method not in ("holm", "bonferroni"):
+        raise ValueError(f'method is "holm" or "bonferroni", got {method!r}')
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha lies in (0, 1), got {alpha!r}")
+    p = np.asarray(p_values, np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("p-values lie in [0, 1]")
+    flat, m = p.ravel(), p.size
+    if method == "bonferroni":
+        return p <= alpha / m
+    order = np.argsort(flat, kind="stable")
+    passed = np.logical_and.accumulate(flat[order] <= alpha / np.arange(m, 0, -1))
+    out = np.zeros(m, bool)
+    out[order] = passed
+    return out.reshape(p.shape)
+
+
+def _counts(count: Any, n: Any, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and trials as float64, after they were seen to be integers in range."""
     count, n = np.asarray(count), np.asarray(n)
     if not (np.issubdtype(count.dtype, np.integer) and np.issubdtype(n.dtype, np.integer)):
         raise TypeError(f"counts are integers, got {count.dtype} and {n.dtype}: float32 would make the bound unsound")
@@ -33,10 +97,7 @@ def clopper_pearson(count: Any, n: Any, alpha: float) -> np.ndarray:
         raise ValueError(f"alpha lies in (0, 1), got {alpha!r}")
     if (count < 0).any() or (count > n).any() or (n < 1).any():
         raise ValueError("counts lie in 0..n with n >= 1")
-    count, n = count.astype(np.float64), n.astype(np.float64)
-    bound = betaincinv(np.maximum(count, 1), n - count + 1, alpha)
-    bound = np.where(count == n, alpha ** (1 / n), bound)
-    return np.where(count == 0, 0.0, np.maximum(bound - 1e-9, 0.0))
+    return count.astype(np.float64), n.astype(np.float64)
 
 
 def sign_test(first: Any, second: Any) -> np.ndarray:
@@ -113,3 +174,49 @@ def proportion(count: int, n: int, *, side: Side, confidence: float = 1.0, level
     low = 0.0 if count == 0 else float(betaincinv(count, n - count + 1, tail))
     high = 1.0 if count == n else float(betaincinv(count + 1, n - count, 1 - tail))
     return Accuracy(count / n, low, high, int(count), int(n), level, side, confidence)
+
+
+class Average(NamedTuple):
+    """A mean over examples, with the interval of the mean in the population they were drawn from.
+
+    Attributes:
+      value: the mean.
+      low, high: Student's interval at ``level``: approximate, by the central limit theorem, unlike that of a share.
+      n: examples.
+      level: of the interval; not to be confused with ``confidence``.
+      side: of each number behind it: a "lower" bound understates it.
+      confidence: with which each of them holds.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float
+    side: Side
+    confidence: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+    def __repr__(self) -> str:
+        return f"Average({reads(self.side, 'radius')} {self}, n={self.n}, confidence={self.confidence:g})"
+
+
+def average(values: Any, *, side: Side, confidence: float = 1.0, level: float = 0.95) -> Average:
+    """The mean of numbers with its interval, in float64 on the host.
+
+    >>> print(average([1.0, 2.0, 3.0], side="lower"))
+    2.0000 [-0.4841, 4.4841]
+    """
+    from scipy.special import stdtrit
+
+    if not 0 < level < 1:
+        raise ValueError(f"level lies in (0, 1), got {level!r}")
+    a = np.asarray(values, np.float64)
+    mean, n = float(a.mean()), a.size
+    half = float(stdtrit(n - 1, (1 + level) / 2) * a.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
+    return Average(mean, mean - half, mean + half, n, level, side, confidence)

@@ -1,11 +1,13 @@
 """Randomised smoothing: the class that wins most votes under noise, and how far it provably goes on winning."""
 
 from jrobust.smoothing._bands import Bands, PatchCertificate, bands, derandomized
-from jrobust.smoothing._certificate import Certificate, Prediction
+from jrobust.smoothing._certificate import Certificate, Prediction, needed
 from jrobust.smoothing._certify import certify, cohen, predict
+from jrobust.smoothing._discrete import ablation, certified_flips, flips
 from jrobust.smoothing._dual import dual, halves
-from jrobust.smoothing._noise import Noise, gaussian, smooth
+from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
 from jrobust.smoothing._segment import Hierarchy, Segmentation, hierarchy, segment
+from jrobust.smoothing._shapes import exponential, laplace, uniform, uniform_ball
 
 __all__ = [
     "Bands",
@@ -15,15 +17,24 @@ __all__ = [
     "PatchCertificate",
     "Prediction",
     "Segmentation",
+    "ablation",
+    "anisotropic",
     "bands",
+    "certified_flips",
     "certify",
     "cohen",
     "derandomized",
     "dual",
+    "exponential",
+    "flips",
     "gaussian",
     "halves",
     "hierarchy",
+    "laplace",
+    "needed",
     "predict",
     "segment",
     "smooth",
+    "uniform",
+    "uniform_ball",
 ]

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._statistics import Accuracy, proportion
-from jrobust.smoothing._certify import _count  # pyright: ignore[reportPrivateUsage]
-from jrobust.smoothing._runs import prepared
+from jrobust._tree import bind
+from jrobust.smoothing._noise import Noise
+from jrobust.smoothing._run import count, start
 from jrobust.typing import Array, Float, PRNGKeyArray
 
 
@@ -66,7 +67,7 @@ def bands(size: int, *, kind: str = "columns") -> Bands:
     """
     if kind not in ("columns", "rows", "blocks"):
         raise ValueError(f"kind is columns, rows or blocks, got {kind!r}")
-    return Bands(_count("size", size), kind)
+    return Bands(count("size", size), kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ class PatchCertificate:
 
     def certified(self, height: int, width: int | None = None) -> np.ndarray:
         """bool [N]: no patch of ``height`` x ``width`` pixels (square if one is given), anywhere, changes the prediction."""
-        height, width = _count("height", height), _count("width", height if width is None else width)
+        height, width = count("height", height), count("width", height if width is None else width)
         return self.slack >= 2 * self.bands.touched(self.shape, height, width)
 
     def largest(self) -> np.ndarray:
@@ -113,8 +114,8 @@ def derandomized(
     x: Any,
     *,
     bands: Any,
-    threshold: float = 0.3,
-    batch_size: int = 1000,
+    threshold: Any = 0.3,
+    batch_size: int | None = None,
 ) -> PatchCertificate:
     """The vote over all bands of each image, and a certificate against patches that needs no sampling.
 
@@ -126,7 +127,7 @@ def derandomized(
       x: images [N, H, W, C] in [0, 1].
       bands: such as ``bands(4)``.
       threshold: in (0, 1].
-      batch_size: erased images evaluated at once.
+      batch_size: erased images evaluated at once; None: by the memory that is left.
 
     Returns:
       A `PatchCertificate`; ``.certified(5)`` asks for patches of 5 x 5.
@@ -155,8 +156,9 @@ def derandomized(
         raise ValueError(f"x must be images [N, H, W, C], got shape {np.shape(x)}")
     if bands.size > min(np.shape(x)[1:3]):
         raise ValueError(f"bands of {bands.size} pixels are larger than the images, {np.shape(x)[1:3]}")
-    f, x = prepared(model, x, bands.sample, jax.random.key(0), batch_size)
-    shape, positions = x.shape[1:], bands.positions(x.shape[1:])
+    erased = Noise((), bind(_erased, bands=bands), bind(_erased), "patch", "bands")
+    run = start(model, x, erased, jax.random.key(0), batch_size, None)
+    x, shape, positions, batch_size = run.x, run.shape, bands.positions(run.shape), run.batch_size
     wide = max(1, batch_size // positions)  # images of which the votes are counted together
     counts = []
     for i in range(0, len(x), wide):
@@ -164,9 +166,13 @@ def derandomized(
         total: Any = 0
         for begin in range(0, wide * positions, batch_size):
             line = begin + np.arange(batch_size)
-            total += _votes(f.leaves, group, line, threshold, apply=f.apply, bands=bands)
+            total += _votes(run.leaves, group, line, threshold, apply=run.apply, bands=bands)
         counts.append(np.asarray(total)[: len(x) - i])
     return _decided(np.concatenate(counts), shape, bands)
+
+
+def _erased(scale: Any, key: PRNGKeyArray, x: Array, *, bands: Bands) -> Array:
+    return bands.sample(key, x)
 
 
 def _decided(counts: np.ndarray, shape: tuple[int, ...], bands: Bands) -> PatchCertificate:

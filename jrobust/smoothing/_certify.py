@@ -1,26 +1,23 @@
-"""The smoothing drivers: predict and certify as Cohen et al., over data sets."""
+"""The smoothing drivers: predict and certify as Cohen et al., over data sets, for any noise."""
 
 import dataclasses
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrobust._checks import check_batch, check_inside, check_key
-from jrobust._digest import digest
-from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Radius, RadiusOracle
 from jrobust._placement import Placement
 from jrobust._progress import progress_bar
-from jrobust._records import open_records
-from jrobust._statistics import clopper_pearson, sign_test
+from jrobust._statistics import clopper_pearson, clopper_pearson_upper, sign_test
 from jrobust._tree import bind
-from jrobust.smoothing._certificate import Certificate, Prediction
+from jrobust.smoothing._certificate import Certificate, Prediction, certificate_of
 from jrobust.smoothing._noise import Noise
-from jrobust.smoothing._votes import votes
+from jrobust.smoothing._run import Run, check_alpha, count, stages, start
 
 
 def certify(
@@ -29,10 +26,12 @@ def certify(
     *,
     noise: Noise,
     n0: int = 100,
-    n: int = 100_000,
+    n: int | Sequence[int] = 100_000,
     alpha: float = 1e-3,
     key: Any,
-    batch_size: int = 1000,
+    target: float | None = None,
+    runner_up: bool = False,
+    batch_size: int | None = None,
     mesh: Any = None,
     out: Any = None,
     progress: bool = False,
@@ -40,19 +39,25 @@ def certify(
     """A class and a certified radius for each example, for the classifier that predicts the most likely class under noise.
 
     ``n0`` draws select a class; ``n`` independent draws bound its probability from below (one-sided Clopper-Pearson,
-    float64 on the host); where the bound is below 1/2 it abstains. The answer about example i uses the key
-    ``fold_in(key, i)`` and depends neither on the batch size nor on the devices (up to float ties in the logits).
+    float64 on the host); where the bound does not exceed that of the other classes it abstains. The answer about example i uses the
+    key ``fold_in(key, i)`` and depends neither on the batch size nor on the devices (up to float ties in the logits).
 
     Args:
       model: the base classifier, batched, ``model(x[B, ...]) -> logits[B, K]``; normalisation belongs inside.
-      x: examples [N, ...], floating.
+      x: examples [N, ...], floating; a memory map is read a few examples at a time.
       noise: such as ``gaussian(0.25)``, added in input units.
       n0: selection draws, >= 1.
-      n: estimation draws, >= 1. The largest radius that n can certify at alpha is ``noise.certify(alpha**(1/n))``.
+      n: estimation draws, >= 1. The largest radius that n can certify at alpha is ``noise.certify(alpha**(1/n))``. Several growing
+        numbers (of at least a batch each): an example stops at the first after which more draws would not help it, alpha is
+        shared equally among all, so that the statement holds whenever it stopped.
       alpha: failure probability of the statement about one example, in (0, 1).
       key: one typed PRNG key.
-      batch_size: noisy inputs evaluated at once (rounded up to a multiple of the mesh's devices).
-      mesh: a ``jax.sharding.Mesh`` over which each batch of draws is spread.
+      target: a radius that is enough: with several ``n`` an example stops when it has it, or when it is out of reach. None: it
+        stops only when a radius above 0 is out of reach.
+      runner_up: bound the other classes' probabilities from above too (alpha is halved, and shared among them) instead of taking
+        them to be one; larger radii where many classes share the rest, smaller ones elsewhere.
+      batch_size: noisy inputs evaluated at once (rounded up to a multiple of the mesh's devices); None: by the memory that is left.
+      mesh: a ``jax.sharding.Mesh`` over which each batch of draws is spread; over several processes all of them make the call.
       out: a directory to which results are written; the same call goes on where it stopped, another call is refused.
       progress: draw a bar with rate and time left (needs rich).
 
@@ -70,76 +75,153 @@ def certify(
     References:
       Cohen, Rosenfeld, Kolter. Certified adversarial robustness via randomized smoothing. ICML 2019.
 
+    Deviations:
+      Several ``n`` are ours: a union bound over the looks. The runner-up's bound is the union over all classes but the selected one,
+      which holds whichever of them comes second.
+
     >>> from jrobust.smoothing import gaussian
     >>> cert = certify(lambda x: jnp.stack([x[:, 0], -x[:, 0]], 1), jnp.array([[1.0, 0.0], [0.01, 0.0]]),
     ...                noise=gaussian(0.5), n=1000, key=jax.random.key(0))
     >>> cert.prediction.tolist(), bool(0.8 < cert.radius[0] <= 1.0)
     ([0, -1], True)
     """
-    n0, n = _count("n0", n0), _count("n", n)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha lies in (0, 1), got {alpha!r}")
-    if alpha ** (1 / n) < 0.5:
-        warnings.warn(
-            f"n={n} draws cannot certify anything at alpha={alpha:g}: even unanimous votes bound the probability by "
-            f"{alpha ** (1 / n):.3f} < 1/2, so every example will abstain; take n >= {int(np.ceil(np.log(alpha) / np.log(0.5)))}",
-            UserWarning,
-            stacklevel=2,
-        )
-    run = _start(model, x, noise, key, batch_size, mesh)
-    header = {
-        "kind": "certification",
-        "noise": _describe(noise),
-        "noise_digest": digest(noise),
-        "n0": n0,
-        "n": n,
-        "alpha": alpha,
-    }
-    rows: dict[int, dict[str, Any]] = {}
-    records = None if out is None else open_records(out, {**header, **run.header()}, name="certification")
-    if records is not None:
-        rows.update(records.rows)
+    plan = Plan(count("n0", n0), stages(n), check_alpha(alpha), target, runner_up)
+    if target is not None and not 0 <= target < np.inf:
+        raise ValueError(f"target is a radius >= 0, got {target!r}")
+    run = start(model, x, noise, key, batch_size, mesh)
+    plan.warn(noise, run.shape, run.classes)
+    asked = {"kind": "certification", **dataclasses.asdict(plan)}
+    records, rows = run.records(out, asked, "certification")
     try:
         todo = np.array([i for i in range(run.n) if i not in rows], int)
-        with progress_bar(progress, run.n, "certify", len(rows)) as advance:
-            for index, selection, estimation in run.counts(todo, n0, n):
-                chosen = selection.argmax(1)
-                hits = estimation[np.arange(len(index)), chosen]
-                lower = clopper_pearson(hits, n, alpha)
-                certain = lower >= 0.5
-                done = [
-                    {
-                        "i": int(i),
-                        "prediction": int(c) if sure else -1,
-                        "radius": float(r),
-                        "lower": float(p),
-                        "selected": int(c),
-                        "counts": votes.tolist(),
-                    }
-                    for i, c, sure, r, p, votes in zip(
-                        index, chosen, certain, noise.certify(lower), lower, estimation, strict=True
-                    )
-                ]
+        with progress_bar(progress and run.placement.writes, run.n, "certify", len(rows)) as advance:
+            for part, selection in run.parts(todo, plan.n0, plan.stages[-1]):
+                done = _estimated(run, plan, part, selection)
                 if records is not None:
                     records.append(done)
                 rows.update((row["i"], row) for row in done)
-                advance(len(index))
+                advance(len(part))
     finally:
         if records is not None:
             records.close()
-    column = {k: [rows[i][k] for i in range(run.n)] for k in ("prediction", "radius", "counts", "lower", "selected")}
-    return Certificate(
-        np.array(column["prediction"], np.int32),
-        np.array(column["radius"], np.float64),
-        np.array(column["counts"], np.int32),
-        np.array(column["lower"], np.float64),
-        np.array(column["selected"], np.int32),
-        n0,
-        n,
-        1 - alpha,
-        noise.norm,
-        _describe(noise),
-    )
+    ordered = [rows[i] for i in range(run.n)]
+    return certificate_of(ordered, n0=plan.n0, n=plan.stages[-1], confidence=1 - plan.alpha, noise=noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is drawn, and what is made of it.
+
+    Attributes:
+      n0: selection draws.
+      stages: estimation draws after which it is looked at the counts, growing.
+      alpha: failure probability of the statement about one example.
+      target: the radius that is enough, or None.
+      runner_up: whether the other classes' probabilities are bounded too.
+    """
+
+    n0: int
+    stages: tuple[int, ...]
+    alpha: float
+    target: float | None
+    runner_up: bool
+
+    @property
+    def share(self) -> float:
+        """Of alpha, for one look."""
+        return self.alpha / len(self.stages)
+
+    def warn(self, noise: Noise, shape: tuple[int, ...], classes: int) -> None:
+        """Say before the work that it will be in vain."""
+
+        def certifies(n: int) -> bool:
+            unanimous = np.zeros((1, classes), int)
+            unanimous[0, 0] = n
+            lower, upper = self.bounds(unanimous, np.zeros(1, int), n)
+            return bool(noise.certify(lower, upper, shape=shape)[0] > 0)
+
+        n = self.stages[-1]
+        if certifies(n):
+            return
+        high = next((m for m in (2**i for i in range(27)) if certifies(m)), None)
+        advice = "no number of draws can: the noise hides too little" if high is None else ""
+        if high is not None:
+            low = high // 2
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if certifies(middle) else (middle, high)
+            advice = f"take n >= {high}"
+        warnings.warn(
+            f"n={n} draws cannot certify anything at alpha={self.alpha:g}: even unanimous votes leave no radius, so every example will "
+            f"abstain or have radius 0; {advice}",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def bounds(self, counts: np.ndarray, chosen: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lower bounds on the chosen classes' probabilities and upper ones on any other's, both right with probability 1 - share."""
+        hits, most = _hits(counts, chosen)
+        others = counts.shape[1] - 1
+        if not self.runner_up or others < 1:
+            lower = clopper_pearson(hits, n, self.share)
+            return lower, 1.0 - lower
+        lower = clopper_pearson(hits, n, self.share / 2)
+        return lower, np.minimum(clopper_pearson_upper(most, n, self.share / (2 * others)), 1.0 - lower)
+
+    def hopeless(
+        self, counts: np.ndarray, chosen: np.ndarray, n: int, noise: Noise, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Where what is wanted is out of reach even of the most favourable probabilities that the counts allow.
+
+        A guess that costs no confidence: to claim less is always allowed.
+        """
+        hits, most = _hits(counts, chosen)
+        upper = clopper_pearson_upper(hits, n, self.share)
+        other = clopper_pearson(most, n, self.share) if self.runner_up else None
+        reach = noise.certify(upper, other, shape=shape)
+        return reach <= 0 if self.target is None else reach < self.target
+
+
+def _hits(counts: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Votes for the chosen classes, and the most for any other."""
+    rows = np.arange(len(counts))
+    rest = counts.copy()
+    rest[rows, chosen] = 0
+    return counts[rows, chosen], rest.max(1)
+
+
+def _estimated(run: Run, plan: Plan, part: np.ndarray, selection: np.ndarray) -> list[dict[str, Any]]:
+    """The answers about a few examples."""
+    begin, began = 0, time.perf_counter()
+    chosen, counts = selection.argmax(1), np.zeros(selection.shape, np.int64)
+    lower, upper, radius = np.zeros(len(part)), np.ones(len(part)), np.zeros(len(part))
+    draws, open_ = np.zeros(len(part), int), np.arange(len(part))
+    for end in plan.stages:
+        counts[open_] += run.votes(1, part[open_], begin, end, run.width(plan.n0))
+        seen, picked = counts[open_], chosen[open_]
+        lower[open_], upper[open_] = plan.bounds(seen, picked, end)
+        radius[open_] = run.noise.certify(lower[open_], upper[open_], shape=run.shape)
+        draws[open_], begin = end, end
+        enough = np.zeros(len(open_), bool) if plan.target is None else radius[open_] >= plan.target
+        if end != plan.stages[-1]:
+            open_ = open_[~(enough | plan.hopeless(seen, picked, end, run.noise, run.shape))]
+        if not len(open_):
+            break
+    seconds = (time.perf_counter() - began) / len(part)
+    return [
+        {
+            "i": int(i),
+            "prediction": int(chosen[k]) if lower[k] >= upper[k] else -1,
+            "radius": float(radius[k]),
+            "lower": float(lower[k]),
+            "upper": float(upper[k]),
+            "selected": int(chosen[k]),
+            "counts": counts[k].tolist(),
+            "draws": int(draws[k]),
+            "seconds": seconds,
+        }
+        for k, i in enumerate(part)
+    ]
 
 
 def predict(
@@ -150,7 +232,7 @@ def predict(
     n: int = 1000,
     alpha: float = 1e-3,
     key: Any,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     mesh: Any = None,
 ) -> Prediction:
     """The smoothed classifier's class for each example, or -1 where ``n`` draws do not settle which of two classes leads.
@@ -179,11 +261,9 @@ def predict(
     ...         n=100, key=jax.random.key(0)).prediction.tolist()
     [0, -1]
     """
-    n = _count("n", n)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha lies in (0, 1), got {alpha!r}")
-    run = _start(model, x, noise, key, batch_size, mesh)
-    counts = np.concatenate([selection for _, selection, _ in run.counts(np.arange(run.n), n, 0)])
+    n, alpha = count("n", n), check_alpha(alpha)
+    run = start(model, x, noise, key, batch_size, mesh)
+    counts = np.concatenate([votes for _, votes in run.parts(np.arange(run.n), n, n)])
     top = np.sort(counts, axis=1)
     p = sign_test(top[:, -1], top[:, -2] if counts.shape[1] > 1 else np.zeros(run.n, int))
     return Prediction(np.where(p <= alpha, counts.argmax(1), -1).astype(np.int32), counts, p, n, 1 - alpha)
@@ -207,119 +287,24 @@ def cohen(
     References:
       Cohen, Rosenfeld, Kolter. Certified adversarial robustness via randomized smoothing. ICML 2019.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha lies in (0, 1), got {alpha!r}")
-    solve = bind(
-        _solve,
-        noise,
-        n0=_count("n0", n0),
-        n=_count("n", n),
-        alpha=float(alpha),
-        batch_size=_count("batch_size", batch_size),
-    )
-    return RadiusOracle("lower", solve, confidence=1 - alpha, host=True, name=f"cohen({_describe(noise)})")
+    plan = Plan(count("n0", n0), (count("n", n),), check_alpha(alpha), None, False)
+    solve = bind(_solve, noise, plan=plan, batch_size=count("batch_size", batch_size))
+    return RadiusOracle("lower", solve, confidence=1 - plan.alpha, host=True, name=f"cohen({noise})")
 
 
-def _solve(
-    noise: Noise, key: Any, f: Any, threat: Any, x: Any, *, n0: int, n: int, alpha: float, batch_size: int
-) -> Radius:
+def _solve(noise: Noise, key: Any, f: Any, threat: Any, x: Any, *, plan: Plan, batch_size: int) -> Radius:
     if threat.name != noise.norm:
         raise ValueError(f"{noise.name} noise certifies {noise.norm} radii; the threat is {threat.name}")
     if f.label is None:
         raise ValueError("cohen needs an objective with a label (jr.objectives.classification)")
-    run = _Run(noise, f, _outputs, key, x[None], 1, batch_size, Placement())
-    ((_, selection, estimation),) = run.counts(np.zeros(1, int), n0, n)
-    chosen = int(selection[0].argmax())
-    lower = clopper_pearson(estimation[0, chosen], n, alpha)
-    radius = noise.certify(lower) if chosen == int(f.label) else np.zeros(())
-    return Radius(jnp.asarray(radius, jnp.float32), None, {"lower": jnp.asarray(lower, jnp.float32)})
+    run = Run(noise, f, _outputs, key, np.asarray(x)[None], batch_size, Placement())
+    ((part, selection),) = run.parts(np.zeros(1, int), plan.n0, plan.stages[-1])
+    (answer,) = _estimated(run, plan, part, selection)
+    radius = answer["radius"] if answer["selected"] == int(f.label) else 0.0
+    rounded = np.float32(radius)
+    rounded = np.nextafter(rounded, np.float32(0)) if rounded > radius else rounded  # never more than what is certified
+    return Radius(jnp.asarray(rounded), None, {"lower": jnp.asarray(answer["lower"], jnp.float32)})
 
 
 def _outputs(f: Any, x: Any) -> Any:
     return jax.vmap(f.outputs)(x)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """A model, its noise and its data, ready to be counted."""
-
-    noise: Noise
-    leaves: Any
-    apply: Callable[..., Any]
-    key: Any
-    x: Any
-    n: int
-    batch_size: int
-    placement: Placement
-
-    def counts(self, todo: np.ndarray, n0: int, n: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Votes of ``n0`` selection draws and ``n`` estimation draws, a group of examples at a time, in the order of ``todo``.
-
-        A selection fills a batch with the draws of several examples; estimations go a few examples at a time, so that
-        little is lost at a stop.
-        """
-        wide = max(1, -(-self.batch_size // n0))
-        narrow = min(wide, max(1, -(-8 * self.batch_size // max(n, 1))))
-        for start in range(0, len(todo), wide):
-            group = todo[start : start + wide]
-            selection = self.votes(0, group, 0, n0, wide)
-            for first in range(0, len(group), narrow):
-                part = slice(first, first + narrow)
-                estimation = self.votes(1, group[part], 0, n, wide) if n else selection[part]
-                yield group[part], selection[part], estimation
-
-    def votes(self, stage: int, group: np.ndarray, begin: int, end: int, width: int) -> np.ndarray:
-        """Counts [len(group), ..., K] of the draws ``begin`` to ``end``, by a program made for ``width`` examples."""
-        padded = np.resize(group, width)
-        index, x = self.placement.everywhere((padded.astype(np.int32), jnp.asarray(self.x[padded], jnp.float32)))
-        out = votes(
-            self.noise, self.leaves, self.key, stage, index, x, begin, end, len(group),
-            apply=self.apply, batch_size=self.batch_size, placement=self.placement,
-        )  # fmt: skip
-        return np.asarray(out)[: len(group)]
-
-    def header(self) -> dict[str, Any]:
-        from jrobust import __version__
-
-        blocks = [digest(np.asarray(self.x[i : i + 1024], np.float32)) for i in range(0, self.n, 1024)]
-        return {
-            "jrobust": __version__,
-            "examples": self.n,
-            "data": digest(tuple(blocks)),
-            "model": digest((self.apply, self.leaves)),
-            "key": [str(jax.random.key_impl(self.key)), np.asarray(jax.random.key_data(self.key)).tolist()],
-        }
-
-
-def _start(model: Any, x: Any, noise: Noise, key: Any, batch_size: int, mesh: Any) -> _Run:
-    """Check the input, take the model apart, place it on the mesh."""
-    if not isinstance(noise, Noise):
-        raise TypeError(f"noise is made by jr.smoothing.gaussian(sigma), got {type(noise).__name__}")
-    check_key(key)
-    batch_size = _count("batch_size", batch_size)
-    x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
-    check_batch(x)
-    if x.ndim < 2:
-        raise ValueError(f"x must be a batch [N, ...], got shape {tuple(x.shape)}")
-    for start in range(0, len(x), 1024):
-        check_inside(np.asarray(x[start : start + 1024]), start)
-    first = np.asarray(x[:4], np.float32)
-    f = functional(model, first)
-    warn_if_random(model, first)
-    placement = Placement(mesh)
-    if mesh is not None:
-        batch_size = -(-batch_size // mesh.size) * mesh.size
-    leaves, key = placement.everywhere((f.leaves, key))
-    return _Run(
-        noise, leaves, f.apply, key, x if isinstance(x, np.ndarray) else np.asarray(x), len(x), batch_size, placement
-    )
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value < 2**27:
-        raise ValueError(f"{name} must be an int in 1..{2**27 - 1}, got {value!r}")
-    return int(value)
-
-
-def _describe(noise: Noise) -> str:
-    return f"{noise.name} {float(noise.scale):g}"

@@ -1,6 +1,7 @@
 """Dual smoothing: two half-images, each of its own net under noise, and one radius for the sum of their votes."""
 
 import dataclasses
+import time
 from typing import Any
 
 import jax
@@ -10,9 +11,8 @@ import numpy as np
 from jrobust._statistics import clopper_pearson
 from jrobust._tree import bind
 from jrobust.smoothing._certificate import Certificate
-from jrobust.smoothing._certify import _count, _describe  # pyright: ignore[reportPrivateUsage]
 from jrobust.smoothing._noise import Noise, gaussian
-from jrobust.smoothing._runs import check_alpha, start
+from jrobust.smoothing._run import check_alpha, count, start
 from jrobust.typing import Array, PRNGKeyArray
 
 
@@ -52,12 +52,12 @@ def dual(
     models: Any,
     x: Any,
     *,
-    sigma: float,
+    sigma: Any,
     n0: int = 100,
     n: int = 10_000,
-    alpha: float = 1e-3,
+    alpha: Any = 1e-3,
     key: Any,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     mesh: Any = None,
 ) -> Certificate:
     """Certified l2 radii of the classifier that adds up two vote shares, one of each half-image (DRS).
@@ -73,7 +73,7 @@ def dual(
       n: estimation draws of each half, >= 1.
       alpha: failure probability of the statement about one example, in (0, 1).
       key: one typed PRNG key; example i uses ``fold_in(fold_in(key, half), i)``.
-      batch_size: noisy inputs evaluated at once.
+      batch_size: noisy inputs evaluated at once; None: by the memory that is left.
       mesh: a ``jax.sharding.Mesh`` over which each batch of draws is spread.
 
     Returns:
@@ -101,36 +101,40 @@ def dual(
     >>> done.prediction.tolist(), bool(1 < done.radius[0] <= 2)
     ([1], True)
     """
-    n0, n, alpha = _count("n0", n0), _count("n", n), check_alpha(alpha)
+    n0, n, alpha = count("n0", n0), count("n", n), check_alpha(alpha)
     if not (isinstance(models, tuple | list) and len(models) == 2):
         raise TypeError(f"models are two, (left, right); got {type(models).__name__}")
     if np.ndim(x) != 4:
         raise ValueError(f"x must be images [N, H, W, C], got shape {np.shape(x)}")
     runs = [
-        start(model, x, noise, jax.random.fold_in(key, half), batch_size, mesh=mesh)
+        start(model, x, noise, jax.random.fold_in(key, half), batch_size, mesh)
         for half, (model, noise) in enumerate(zip(models, halves(sigma), strict=True))
     ]
-    todo = np.arange(runs[0].n)
-    parts = []
-    for (_, select_l, count_l), (_, select_r, count_r) in zip(*(run.counts(todo, n0, n) for run in runs), strict=True):
-        if select_l.shape != select_r.shape:
-            raise ValueError(f"the models differ in classes: {select_l.shape[1]} and {select_r.shape[1]}")
-        chosen = (select_l + select_r).argmax(1)
-        left, right = (clopper_pearson(c[np.arange(len(c)), chosen], n, alpha / 2) for c in (count_l, count_r))
-        parts.append((chosen, joint_probability(left, right), count_l + count_r))
-    chosen, lower, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
-    plain = gaussian(sigma)
+    if runs[0].classes != runs[1].classes:
+        raise ValueError(f"the models differ in classes: {runs[0].classes} and {runs[1].classes}")
+    rows, began, width = [], time.perf_counter(), runs[0].width(n0)
+    for i in range(0, runs[0].n, width):
+        group = np.arange(i, min(i + width, runs[0].n))
+        chosen = np.sum([run.votes(0, group, 0, n0, width) for run in runs], 0).argmax(1)
+        counts = [run.votes(1, group, 0, n, width) for run in runs]
+        left, right = (clopper_pearson(c[np.arange(len(c)), chosen], n, alpha / 2) for c in counts)
+        rows.append((chosen, joint_probability(left, right), sum(counts)))
+    chosen, lower, votes = (np.concatenate(column) for column in zip(*rows, strict=True))
+    plain, many = gaussian(sigma), len(chosen)
     return Certificate(
         prediction=np.where(lower > 0.5, chosen, -1).astype(np.int32),
         radius=plain.certify(lower),
-        counts=counts.astype(np.int32),
+        counts=votes.astype(np.int32),
         lower=lower,
+        upper=1 - lower,
         selected=chosen.astype(np.int32),
+        draws=np.full(many, n, np.int32),
+        seconds=np.full(many, (time.perf_counter() - began) / many),
         n0=n0,
         n=n,
         confidence=1 - alpha,
         norm="l2",
-        noise=f"dual {_describe(plain)}",
+        noise=f"dual {plain}",
     )
 
 

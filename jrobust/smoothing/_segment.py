@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jrobust._statistics import Accuracy, proportion
-from jrobust.smoothing._certify import _count, _describe  # pyright: ignore[reportPrivateUsage]
-from jrobust.smoothing._runs import at_least, check_alpha, reject, start
-from jrobust.smoothing._votes import votes
+from jrobust._statistics import Accuracy, at_least, proportion, reject
+from jrobust.smoothing._run import check_alpha, count, start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +118,14 @@ def segment(
     x: Any,
     *,
     noise: Any,
-    tau: float = 0.75,
+    tau: Any = 0.75,
     n0: int = 10,
     n: int = 100,
-    alpha: float = 1e-3,
+    alpha: Any = 1e-3,
     method: str = "holm",
     hierarchy: Hierarchy | None = None,
     key: Any,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     mesh: Any = None,
 ) -> Segmentation:
     """Every output of a smoothed model with several (a segmentation), certified within one radius, or abstained from.
@@ -148,7 +145,7 @@ def segment(
       method: of the multiple test: "holm" (never certifies less) or "bonferroni".
       hierarchy: of the K classes; None tests the classes themselves (SegCertify).
       key: one typed PRNG key; example i uses ``fold_in(key, i)``.
-      batch_size: noisy inputs evaluated at once.
+      batch_size: noisy inputs evaluated at once; None: by the memory that is left.
       mesh: a ``jax.sharding.Mesh`` over which each batch of draws is spread.
 
     Returns:
@@ -167,6 +164,7 @@ def segment(
     Deviations: none from the papers. The test's trials are the n draws that were counted (a public implementation counts n
       and tests n - n0, which certifies too often).
 
+    >>> import jax.numpy as jnp
     >>> from jrobust.smoothing import gaussian
     >>> def pixels(x):
     ...     return jnp.stack([x, -x], -1)
@@ -174,37 +172,34 @@ def segment(
     >>> done.prediction.tolist(), round(done.radius, 4)
     ([[0, -1, 1]], 0.1686)
     """
-    n0, n, alpha = _count("n0", n0), _count("n", n), check_alpha(alpha)
+    n0, n, alpha = count("n0", n0), count("n", n), check_alpha(alpha)
     if not 0.5 < tau < 1:
         raise ValueError(f"tau lies in (1/2, 1), got {tau!r}")
     if method not in ("holm", "bonferroni"):
         raise ValueError(f"method is holm or bonferroni, got {method!r}")
-    run = start(model, x, noise, key, batch_size, dense=True, mesh=mesh)
+    run = start(model, x, noise, key, batch_size, mesh, dense=True)
     p_of = at_least(np.arange(n + 1), n, tau)
     parts = []
-    for group, selection, estimation in run.counts(np.arange(run.n), n0, n):
+    for group, selection in run.parts(np.arange(run.n), n0, n):
+        estimation = run.votes(1, group, 0, n, run.width(n0))
         if hierarchy is None:
             tree, level = np.arange(selection.shape[-1], dtype=np.int32)[None], np.zeros(selection.shape[:-1], np.int32)
         else:
             tree = hierarchy.levels
             if tree.shape[1] != selection.shape[-1]:
                 raise ValueError(f"the hierarchy has {tree.shape[1]} classes, the model {selection.shape[-1]}")
-            index, z = run.placement.everywhere((group.astype(np.int32), jnp.asarray(run.x[group], jnp.float32)))
-            mean = votes(
-                noise, run.leaves, run.key, 0, index, z, 0, n0, len(group),
-                apply=run.apply, batch_size=run.batch_size, placement=run.placement, tally=jax.nn.softmax,
-            )  # fmt: skip
-            top = np.sort(np.asarray(mean, np.float64) / n0, -1)
+            mean = run.votes(0, group, 0, n0, run.width(n0), tally=jax.nn.softmax)
+            top = np.sort(mean / n0, -1)
             gap = top[..., -1] - top[..., -2] if top.shape[-1] > 1 else np.ones(top.shape[:-1])
             level = (gap[..., None] <= np.array(hierarchy.thresholds)).sum(-1).astype(np.int32)
         vertex = _joined(selection, tree, level).argmax(-1)
         hits = np.take_along_axis(_joined(estimation, tree, level), vertex[..., None], -1)[..., 0]
         p = p_of[hits]
-        sure = np.stack([reject(one.ravel(), alpha, method).reshape(one.shape) for one in p])
+        sure = np.stack([reject(one, alpha, method=method) for one in p])
         parts.append((np.where(sure, vertex, -1).astype(np.int32), level, p))
     prediction, level, p_value = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Segmentation(
-        prediction, level, p_value, float(noise.certify(tau)), float(tau), n0, n, 1 - alpha, noise.norm, _describe(noise),
+        prediction, level, p_value, float(noise.certify(tau)), float(tau), n0, n, 1 - alpha, noise.norm, str(noise),
         tree,  # pyright: ignore[reportPossiblyUnboundVariable]
     )  # fmt: skip
 

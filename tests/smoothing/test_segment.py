@@ -146,7 +146,7 @@ def test_the_mean_posterior_is_that_of_the_selection_draws():
         ({"alpha": 0.0}, ValueError, "alpha lies in"),
         ({"n": 0}, ValueError, "n must be an int"),
         ({"method": "fdr"}, ValueError, "holm or bonferroni"),
-        ({"noise": 0.5}, TypeError, "gaussian"),
+        ({"noise": 0.5}, TypeError, "gaussian|Noise"),
         ({"key": 0}, TypeError, "typed PRNG key"),
         ({"x": np.zeros((2, 3), np.uint8)}, TypeError, "divide images by 255"),
         ({"hierarchy": TREE}, ValueError, "3 classes, the model 2"),
