@@ -5,6 +5,7 @@ from jrobust.smoothing._certificate import Certificate, Prediction, needed
 from jrobust.smoothing._certify import certify, cohen, predict
 from jrobust.smoothing._discrete import ablation, certified_flips, flips
 from jrobust.smoothing._dual import dual, halves
+from jrobust.smoothing._hierarchical import hierarchical
 from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
 from jrobust.smoothing._segment import Hierarchy, Segmentation, hierarchy, segment
 from jrobust.smoothing._shapes import exponential, laplace, uniform, uniform_ball
@@ -29,6 +30,7 @@ __all__ = [
     "flips",
     "gaussian",
     "halves",
+    "hierarchical",
     "hierarchy",
     "laplace",
     "needed",
