@@ -7,6 +7,7 @@ from jrobust.smoothing._discrete import ablation, certified_flips, flips
 from jrobust.smoothing._dual import dual, halves
 from jrobust.smoothing._hierarchical import hierarchical
 from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
+from jrobust.smoothing._points import Parts, PointCertificate, parts, pointcert, subsample
 from jrobust.smoothing._segment import Hierarchy, Segmentation, hierarchy, segment
 from jrobust.smoothing._shapes import exponential, laplace, uniform, uniform_ball
 
@@ -15,7 +16,9 @@ __all__ = [
     "Certificate",
     "Hierarchy",
     "Noise",
+    "Parts",
     "PatchCertificate",
+    "PointCertificate",
     "Prediction",
     "Segmentation",
     "ablation",
@@ -34,9 +37,12 @@ __all__ = [
     "hierarchy",
     "laplace",
     "needed",
+    "parts",
+    "pointcert",
     "predict",
     "segment",
     "smooth",
+    "subsample",
     "uniform",
     "uniform_ball",
 ]

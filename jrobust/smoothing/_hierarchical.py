@@ -24,14 +24,14 @@ def hierarchical(sigma: Any, *, p: Any, touched: int) -> Noise:
       touched: entities that may change, >= 1. Structure; the samples do not depend on it.
 
     Returns:
-      A `Noise` whose samples have one channel more, 1 where noised and 0 elsewhere: the base classifier takes C + 1 channels, and is trained
-      on them. Its radius (norm "l2 of r entities") is 0 unless the class has more than ``1 - p**touched`` to spare.
+      A `Noise` whose samples have one channel more, 1 where noised and 0 elsewhere: the base classifier takes C + 1 channels, and is
+      trained on them. Its radius (norm "l2 of r entities") is 0 unless the class has more than ``1 - p**touched`` to spare.
 
     Guarantee: with ``s = p**r``, where the class has probability >= a and every other one <= b, it stays the most likely one within the
-      largest eps of ``s Phi(Phi^-1((a - 1 + s) / s) - eps / sigma) > s Phi(Phi^-1(b / s) + eps / sigma) + 1 - s``: a draw in which a changed
-      entity is not noised (probability 1 - s) may go either way, in the others the noise is Gaussian on all that changed. For b = 1 - a
-      this is ``sigma (Phi^-1((a - 1 + s) / s) - Phi^-1(1 / (2 s)))``. It decreases in r: fewer changes are certified too. Assumes real
-      arithmetic and ideal noise.
+      largest eps of ``s Phi(Phi^-1((a - 1 + s) / s) - eps / sigma) > s Phi(Phi^-1(b / s) + eps / sigma) + 1 - s``: a draw in which a
+      changed entity is not noised (probability 1 - s) may go either way, in the others the noise is Gaussian on all that changed.
+      For b = 1 - a this is ``sigma (Phi^-1((a - 1 + s) / s) - Phi^-1(1 / (2 s)))``. It decreases in r: fewer changes are certified
+      too. Assumes real arithmetic and ideal noise.
 
     References:
       Scholten, Schuchardt, Bojchevski, Guennemann. Hierarchical randomized smoothing. NeurIPS 2023.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from jrobust import smoothing
+from jrobust import objectives, sets, smoothing
 
 KEY = jax.random.key(0)
 P, SIGMA = 0.8535, 0.25
@@ -90,11 +90,9 @@ def test_it_certifies_end_to_end():
     assert done.prediction.tolist() == [0, -1, 1]
     assert done.radius[1] == 0 < done.radius[0]
     assert done.norm == "l2 of 1 entity"
+    f = objectives.classification(lambda z: model(z[None])[0], 0)
     with pytest.raises(ValueError, match="the threat is l2"):
-        import jrobust as jr
-
-        f = jr.objectives.classification(lambda z: model(z[None])[0], 0)
-        smoothing.cohen(noise).solve(KEY, f, jr.sets.l2(0.1), x[0])
+        smoothing.cohen(noise).solve(KEY, f, sets.l2(0.1), x[0])
 
 
 @pytest.mark.parametrize(("p", "touched"), [(0.0, 1), (1.2, 1), (0.5, 0)])
