@@ -3,6 +3,7 @@
 from jrobust.smoothing._bands import Bands, PatchCertificate, bands, derandomized
 from jrobust.smoothing._certificate import Certificate, Prediction, needed
 from jrobust.smoothing._certify import certify, cohen, predict
+from jrobust.smoothing._costs import CostCertificate, cost_sensitive
 from jrobust.smoothing._discrete import ablation, certified_flips, flips
 from jrobust.smoothing._dual import dual, halves
 from jrobust.smoothing._hierarchical import hierarchical
@@ -14,6 +15,7 @@ from jrobust.smoothing._shapes import exponential, laplace, uniform, uniform_bal
 __all__ = [
     "Bands",
     "Certificate",
+    "CostCertificate",
     "Hierarchy",
     "Noise",
     "Parts",
@@ -27,6 +29,7 @@ __all__ = [
     "certified_flips",
     "certify",
     "cohen",
+    "cost_sensitive",
     "derandomized",
     "dual",
     "exponential",
