@@ -34,7 +34,7 @@ def run(seed: int, count: int = 100, draws: int = 1000, steps: int = 800) -> lis
                 done = smoothing.dual(pair, x, sigma=sigma, n=draws, **options)
             records.append(
                 {"method": method, "sigma": sigma, "images": count, "draws": 2 * draws, "confidence": 0.999}
-                | {"average_radius": done.average_radius(y)}
+                | {"average_radius": done.average_radius(y).value}
                 | {f"r{r:g}": done.accuracy(y, r).value for r in RADII}
             )
     return records

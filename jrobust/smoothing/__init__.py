@@ -7,6 +7,7 @@ from jrobust.smoothing._costs import CostCertificate, cost_sensitive
 from jrobust.smoothing._discrete import ablation, certified_flips, flips
 from jrobust.smoothing._dual import dual, halves
 from jrobust.smoothing._hierarchical import hierarchical
+from jrobust.smoothing._localized import LocalizedCertificate, collective, localized
 from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
 from jrobust.smoothing._points import Parts, PointCertificate, parts, pointcert, subsample
 from jrobust.smoothing._segment import Hierarchy, Segmentation, hierarchy, segment
@@ -17,6 +18,7 @@ __all__ = [
     "Certificate",
     "CostCertificate",
     "Hierarchy",
+    "LocalizedCertificate",
     "Noise",
     "Parts",
     "PatchCertificate",
@@ -29,6 +31,7 @@ __all__ = [
     "certified_flips",
     "certify",
     "cohen",
+    "collective",
     "cost_sensitive",
     "derandomized",
     "dual",
@@ -39,6 +42,7 @@ __all__ = [
     "hierarchical",
     "hierarchy",
     "laplace",
+    "localized",
     "needed",
     "parts",
     "pointcert",
