@@ -24,8 +24,9 @@ def fit(
     batch: int = 128,
     rate: float = 2e-3,
     seed: int = 0,
+    loss: Callable[[Any, Any], Any] = optax.softmax_cross_entropy_with_integer_labels,
 ) -> nnx.Module:
-    """Cross-entropy of ``net`` on ``draw(key, example)``, Adam with a cosine; labels [N] or [N, ...] of every output."""
+    """The mean ``loss`` of ``net`` on ``draw(key, example)``, Adam with a cosine; labels [N] or [N, ...] of every output."""
     apply, params, rest = jnnx.functional(net)
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
@@ -33,11 +34,11 @@ def fit(
     def step(params, state, rest, x, y, key):
         z = jax.vmap(draw)(jax.random.split(key, len(x)), x)
 
-        def loss(params):
-            logits, moved = apply(params, rest, z, train=True)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), moved
+        def of(params):
+            out, moved = apply(params, rest, z, train=True)
+            return loss(out, y).mean(), moved
 
-        (value, moved), grad = jax.value_and_grad(loss, has_aux=True)(params)
+        (value, moved), grad = jax.value_and_grad(of, has_aux=True)(params)
         updates, state = tx.update(grad, state, params)
         return optax.apply_updates(params, updates), state, moved, value
 

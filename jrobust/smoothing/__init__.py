@@ -8,7 +8,9 @@ from jrobust.smoothing._discrete import ablation, certified_flips, flips
 from jrobust.smoothing._dual import dual, halves
 from jrobust.smoothing._hierarchical import hierarchical
 from jrobust.smoothing._localized import LocalizedCertificate, collective, localized
+from jrobust.smoothing._medians import iou_lower, median_bounds, noisy_outputs
 from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
+from jrobust.smoothing._parameters import blur, blurred, brightness, contrast, translation
 from jrobust.smoothing._points import Parts, PointCertificate, parts, pointcert, subsample
 from jrobust.smoothing._segment import Hierarchy, Segmentation, hierarchy, segment
 from jrobust.smoothing._shapes import exponential, laplace, uniform, uniform_ball
@@ -28,10 +30,14 @@ __all__ = [
     "ablation",
     "anisotropic",
     "bands",
+    "blur",
+    "blurred",
+    "brightness",
     "certified_flips",
     "certify",
     "cohen",
     "collective",
+    "contrast",
     "cost_sensitive",
     "derandomized",
     "dual",
@@ -41,15 +47,19 @@ __all__ = [
     "halves",
     "hierarchical",
     "hierarchy",
+    "iou_lower",
     "laplace",
     "localized",
+    "median_bounds",
     "needed",
+    "noisy_outputs",
     "parts",
     "pointcert",
     "predict",
     "segment",
     "smooth",
     "subsample",
+    "translation",
     "uniform",
     "uniform_ball",
 ]
