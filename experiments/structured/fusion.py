@@ -1,9 +1,9 @@
 """Toy-scale COMMIT: a rectangle seen as an image of 16 x 16 and as 64 points, turned by up to 10 degrees; one sensor against both.
 
-The net answers with the box of the rectangle in its own frame, which does not turn. Every angle lies within a quarter of a degree of an
-anchor; the distance of the sensors' readings there is bounded (points: the chord; image: the largest on a dense grid of angles, plus a
-Lipschitz constant times half its step), and the box's corners by median smoothing at the anchor. A scene is certified where the overlap with
-the true box is at least 1/2 at every angle.
+The net answers with the box of the rectangle in its own frame, which does not turn. Every angle lies within a quarter of a degree of
+an anchor; the distance of the sensors' readings there is bounded (points: the chord; image: the largest on a dense grid of angles,
+plus a Lipschitz constant times half its step), and the box's corners by median smoothing at the anchor. A scene is certified where
+the overlap with the true box is at least 1/2 at every angle.
 """
 
 from typing import Any

@@ -28,7 +28,7 @@ def levels(near: float, far: float) -> np.ndarray:
     return near + (far - near) * away / (CELLS - 1)
 
 
-def run(seed: int, count: int = 4, draws: int = 400, steps: int = 500) -> list[dict[str, Any]]:
+def run(seed: int, count: int = 4, draws: int = 800, steps: int = 500) -> list[dict[str, Any]]:
     x, y = scenes("train", 1500, size=SIDE, digits=3, seed=seed)
     test_x, test_y = scenes("test", count, size=SIDE, digits=3, seed=200 + seed)
     of = cells()
@@ -48,11 +48,12 @@ def run(seed: int, count: int = 4, draws: int = 400, steps: int = 500) -> list[d
             outputs=np.zeros_like(of) if same else of, n0=50, n=draws, alpha=0.01, key=jax.random.key(seed), batch_size=256,
         )  # fmt: skip
         clean = float((done.prediction == test_y).mean())
-        for together in (False, True):
-            shares = {f"e{e:g}": float(done.robust(e, test_y, together=together).mean() / SIDE**2) for e in EPS}
+        ways = {"one by one": {"together": False}, "together": {}, "together, integers": {"integer": True, "bins": 4}}
+        for counted, how in ways.items():
+            shares = {f"e{e:g}": float(done.robust(e, test_y, **how).mean() / SIDE**2) for e in EPS}
             records.append(
                 {"noise": "isotropic" if same else "localized", "near": near, "far": far, "images": count, "n": draws}
-                | {"alpha": 0.01, "counted": "together" if together else "one by one", "clean": clean}
+                | {"alpha": 0.01, "counted": counted, "clean": clean}
                 | shares
             )
     return records

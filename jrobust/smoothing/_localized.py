@@ -225,6 +225,7 @@ def _integer(part: np.ndarray, many: np.ndarray) -> int:
         ],
         integrality=np.r_[np.zeros(cells), np.ones(groups)],
         bounds=Bounds(0, 1),
+        options={"time_limit": 60.0},  # a bound it is whenever it stops
     )
     bound = solved.mip_dual_bound
     return max(0, int(np.ceil(bound - 1e-6))) if bound is not None and np.isfinite(bound) else 0
