@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import jrobust as jr
 from jrobust import smoothing
 from jrobust._placement import Placement
 from jrobust._statistics import at_least, average, clopper_pearson, clopper_pearson_upper, proportion, reject
@@ -235,3 +236,37 @@ def test_batches_by_memory():
     np.testing.assert_array_equal(
         chosen.counts, smoothing.certify(linear, x, noise=NOISE, n=500, key=KEY, batch_size=77).counts
     )
+
+
+def test_no_attack_breaks_a_certificate():
+    """PGD through the smoothed probabilities, at the certified radius; the smoothed class at each witness by draws of its own."""
+    noise, w = smoothing.gaussian(0.3), jax.random.normal(jax.random.key(3), (2, 24)) * 3
+    v = jax.random.normal(jax.random.key(4), (24, 3))
+    model = lambda x: jnp.tanh(x @ w + jnp.linspace(-3, 3, 24)) @ v  # noqa: E731
+    x = jax.random.normal(KEY, (24, 2))
+    cert = smoothing.certify(model, x, noise=noise, n=4000, key=KEY, batch_size=4000)
+    held = np.flatnonzero(cert.radius > 0.02)
+    assert len(held) >= 8
+
+    def votes_at(z):
+        return smoothing.predict(model, z, noise=noise, n=4000, key=jax.random.key(9), batch_size=4000).counts
+
+    def broken(times):
+        """Certified examples whose class is shown not to win at the witness within so many radii."""
+        attack = jr.attacks.pgd(steps=15)
+
+        def one(key, x, y, radius):
+            soft = smoothing.smooth(lambda z: jax.nn.softmax(model(z[None])[0]), noise, 128)
+            f = jr.objectives.classification(lambda z: jnp.log(soft(key, z)), y)
+            return attack.solve(key, f, jr.sets.l2(radius, clip=None)(x)).witness
+
+        keys = jax.random.split(KEY, len(held))
+        radius = jnp.asarray(times * cert.radius[held], jnp.float32)
+        witness = jax.jit(jax.vmap(one))(keys, x[held], jnp.asarray(cert.prediction[held]), radius)
+        assert (np.linalg.norm(witness - x[held], axis=1) <= times * cert.radius[held] + 1e-5).all()
+        counts = votes_at(witness)
+        mine = counts[np.arange(len(held)), cert.prediction[held]]
+        return int((clopper_pearson_upper(mine, 4000, 1e-4) < 0.5).sum())
+
+    assert broken(0.999) == 0
+    assert broken(3.0) > len(held) // 2  # the attack is no straw man
