@@ -227,8 +227,10 @@ def test_what_they_are_for():
 
     natural, noisy = trained(LOSS), trained(training.noisy(LOSS, 0.5))
     assert noisy[0] < 0.8 * natural[0]
-    consistent, macer = trained(training.consistency(LOSS, 0.5)), trained(training.macer(LOSS, 0.5, weight=2.0, sharpness=4.0))
-    print(natural, noisy, consistent, macer)
+    consistent, macer = (
+        trained(training.consistency(LOSS, 0.5)),
+        trained(training.macer(LOSS, 0.5, weight=2.0, sharpness=4.0)),
+    )
     assert consistent[1] < 0.5 * noisy[1]
     assert macer[2] > natural[2] + 0.01
 
