@@ -4,7 +4,7 @@ Command:  python -m experiments.smoothing_study [--dataset digits] [--sigmas 0.5
           --interference the noise of training is swept against one certified level; --table alone prints the tables and draws. Runs on
           record are not run again.
 Budget:   stated before any run: ``PASSES`` forward and backward passes over the training images (noisy copies and attack steps count),
-          12 for MNIST and CIFAR-10, 120 for digits, whatever the method; one run a seed, its last state, nothing tuned on what is
+          12 for MNIST and CIFAR-10, 240 for digits, whatever the method; one run a seed, its last state, nothing tuned on what is
           reported. All have the same net, Adam (rate 1e-3, a fifth after 70 %, again after 85 %), batches of 128, no augmentation, and
           the published weights; copies and steps are fewer than published where the budget is small (``HOW``): 4 copies for MACER
           (published 16), 1 for SmoothMix (2). SmoothAdv's radius is sigma.
@@ -32,7 +32,7 @@ from jrobust.cli._methods import SMOOTHED
 from jrobust.cli._train import Train
 
 DOCS = Path(__file__).parents[1] / "docs"
-PASSES = {"digits": 120, "mnist": 12, "cifar10": 12}
+PASSES = {"digits": 240, "mnist": 12, "cifar10": 12}
 SIGMAS = (0.25, 0.5, 1.0)
 RADII = tuple(0.25 * i for i in range(13))
 SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
