@@ -137,7 +137,7 @@ def _stability(s: Setting) -> Any:
 def _smooth_adv(s: Setting) -> Any:
     """The l2 radius grows to ``eps``."""
     ball = lambda t: jr.sets.l2(s.eps * _risen(s, t), clip=(0, 1))  # noqa: E731
-    more = {} if s.samples is None else {"samples": s.samples}
+    more: dict[str, Any] = {} if s.samples is None else {"samples": s.samples}
     return training.scheduled(lambda t: training.smooth_adv(s.loss, ball(t), s.sigma, attack=s.steps, **more))
 
 

@@ -8,7 +8,7 @@ from jrobust._checks import check_count
 from jrobust._objective import Loss
 from jrobust._transforms import AtWitnesses
 from jrobust.training._margin_cs import softened_margins
-from jrobust.training._noisy import under_noise
+from jrobust.training._noisy import check_level, under_noise
 from jrobust.typing import Array, Bool, Float
 
 
@@ -54,6 +54,7 @@ def macer(
     (2,)
     """
     check_count(samples, "samples", "macer")
+    check_level(sigma, "macer", gaussian=True)
 
     def outer(logits: Any, y: Any) -> Any:
         nll, m, finite = softened_margins(logits, y, None, sharpness)

@@ -5,16 +5,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jrobust._checks import check_count
 from jrobust._objective import Loss, log_mean
 from jrobust._transforms import AtWitnesses
-from jrobust._tree import normal_like
+from jrobust._tree import is_traced, normal_like
 from jrobust.objectives._classification import divergence
 from jrobust.smoothing import Noise
 from jrobust.training._paired import at_pairs
 from jrobust.typing import Array, Float
+
+
+def check_level(sigma: Any, by: str, *, gaussian: bool = False) -> None:
+    """Raise unless it is the level of noise, or, where it need not be Gaussian, noise itself."""
+    if isinstance(sigma, Noise):
+        if gaussian:
+            raise TypeError(f"{by}: sigma is the standard deviation of Gaussian noise, got {sigma.name} noise")
+    elif not is_traced(sigma) and not (np.ndim(sigma) == 0 and np.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"{by}: sigma is one finite number >= 0, got {sigma!r}")
 
 
 def streams(key: Any) -> tuple[Any, Any, Any]:
@@ -86,7 +96,7 @@ def noisy(loss: Loss, sigma: Any, *, samples: int = 1) -> AtWitnesses:
       ``robust(params, rest, x[B, ...], y[B], *, key, train) -> ([B], rest')``. Noisy inputs are not clipped.
 
     Raises:
-      ValueError: samples < 1.
+      ValueError: samples < 1, a sigma that is negative or not finite.
 
     References:
       Cohen, Rosenfeld & Kolter, Certified adversarial robustness via randomized smoothing, ICML 2019.
@@ -99,6 +109,7 @@ def noisy(loss: Loss, sigma: Any, *, samples: int = 1) -> AtWitnesses:
     0.3133 (2,)
     """
     check_count(samples, "samples", "noisy")
+    check_level(sigma, "noisy")
     return under_noise(loss, sigma, samples, lambda logits, y: mean_loss(loss, logits, y))
 
 
@@ -139,6 +150,7 @@ def stability(
     >>> print(f"{robust(jnp.eye(2), None, jnp.eye(2), jnp.arange(2), key=jax.random.key(0), train=True)[0][0]:.4f}")
     0.3133
     """
+    check_level(sigma, "stability")
     if distance not in ("kl", "cross_entropy"):
         raise ValueError(f"stability: distance is 'kl' or 'cross_entropy', got {distance!r}")
     if at not in ("noisy", "clean"):
@@ -206,4 +218,5 @@ def consistency(loss: Loss, sigma: Any, *, samples: int = 2, weight: Any = 10.0,
     True
     """
     check_count(samples, "samples", "consistency", least=2)
+    check_level(sigma, "consistency")
     return under_noise(loss, sigma, samples, consistent(loss, weight, entropy))

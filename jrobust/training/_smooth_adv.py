@@ -14,7 +14,7 @@ from jrobust._transforms import AtWitnesses, check_part_of_a_loss, over_examples
 from jrobust._tree import stop_gradient, vdot
 from jrobust.objectives import classification
 from jrobust.sets import Threat
-from jrobust.training._noisy import consistent, mean_loss, noises, streams, under_noise
+from jrobust.training._noisy import check_level, consistent, mean_loss, noises, streams, under_noise
 from jrobust.training._paired import inner
 from jrobust.typing import Array, Float
 
@@ -53,6 +53,7 @@ def crafting_under_noise(
         check_part_of_a_loss(attack, threat, by)
     if gradient not in ("exact", "stein"):
         raise ValueError(f"{by}: gradient is 'exact' or 'stein', got {gradient!r}")
+    check_level(sigma, by, gaussian=True)
     check_count(samples, "samples", by, least=2 if gradient == "stein" else 1)
 
     def craft(params: Any, rest: Any, x: Any, y: Any, *, key: Any) -> Any:

@@ -256,3 +256,13 @@ def test_nonsense_is_refused():
         training.smooth_adv(LOSS, BALL, 0.1, attack=jr.smoothing.cohen(jr.smoothing.gaussian(0.1)))
     with pytest.raises(ValueError, match="steps must be an int >= 1"):
         training.smooth_mix(LOSS, 0.1, steps=0)
+    for bad in (-0.1, jnp.nan, [0.1, 0.2]):
+        with pytest.raises(ValueError, match="sigma is one finite number"):
+            training.noisy(LOSS, bad)
+    for of_gaussian in (
+        training.macer,
+        training.smooth_mix,
+        lambda loss, noise: training.smooth_adv(loss, BALL, noise),
+    ):
+        with pytest.raises(TypeError, match="got gaussian noise"):
+            of_gaussian(LOSS, jr.smoothing.gaussian(0.1))
