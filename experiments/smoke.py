@@ -46,6 +46,7 @@ def made(train: Train, model: Any, batch: int) -> tuple[Any, ...]:
     setting = Setting(
         jr.objectives.cross_entropy(apply), train.eps, lambda t: train.eps, lambda t: train.kappa, train.attack_steps,
         train.replays, 10, 100, (batch, *SHAPES[train.dataset]), lambda x: jnp.zeros((len(x), 10)), train.weight, 1000, batch, model,
+        sigma=train.sigma, samples=train.samples,
     )  # fmt: skip
     tx = optimiser(dataclasses.replace(train, schedule="steps"), 1000)  # a cyclic rate begins at 0
     step, memory = step_and_memory(train.method, setting, tx)

@@ -71,7 +71,7 @@ def main(config: Config) -> None:
         begin = time.monotonic()
         new = study(name).run(config.seed)
         stamp = {"seconds": round(time.monotonic() - begin), "version": jr.__version__, "jax": jax.__version__}
-        records = [r for r in records if (r["experiment"], r["seed"]) != (name, config.seed)]
+        records = [r for r in read() if (r["experiment"], r["seed"]) != (name, config.seed)]
         records += [{"experiment": name, "seed": config.seed} | r | stamp for r in new]
         records.sort(key=lambda r: (NAMES.index(r["experiment"]), r["seed"]))
         RECORDS.write_text("".join(json.dumps(r) + "\n" for r in records))

@@ -22,10 +22,11 @@ import tyro
 
 import jrobust as jr
 from jrobust import data, training
-from jrobust.cli._methods import CERTIFIED, METHODS
+from jrobust.cli._methods import CERTIFIED, METHODS, SMOOTHED
 from jrobust.cli._presets import PRESETS
 from jrobust.cli._train import Train
 
+STUDIED = tuple(m for m in METHODS if m not in SMOOTHED)  # those under noise: smoothing_study.py
 RECORDS = Path(__file__).parent / "records"
 ATTACK_STEPS, REPLAYS = 10, 8
 # forward and backward passes of one epoch, as the papers count them
@@ -172,7 +173,7 @@ def figures(records: list[dict[str, object]]) -> str:
         "| method | passes | preset | published: clean / robust, by whom | here (digits): clean / AutoAttack (CROWN-IBP) |",
         "|---|---|---|---|---|",
     ]
-    for method in METHODS:
+    for method in STUDIED:
         presets = {name: p.published for name, p in PRESETS.items() if p.train.method == method}
         published = [
             f"{name}: {p.clean} / {p.robust} ({p.by}; {p.source}{f'; there with {p.differs}' if p.differs else ''})"
@@ -209,7 +210,7 @@ def main(config: Config) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(config.folder or temporary)
             for seed in range(config.seeds):
-                for method in config.only or METHODS:
+                for method in config.only or STUDIED:
                     if (config.dataset, config.model, config.eps, method, seed) in there:
                         continue
                     records.append(

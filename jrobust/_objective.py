@@ -60,7 +60,7 @@ class Objective:
             outputs = self.outputs(z)
             return surrogate(self, outputs), self.value(outputs)
         each = self.draws(self.key, z)
-        return jnp.mean(jax.vmap(lambda outputs: surrogate(self, outputs))(each)), self.value(_log_mean(each))
+        return jnp.mean(jax.vmap(lambda outputs: surrogate(self, outputs))(each)), self.value(log_mean(each))
 
     def __call__(self, z: Point) -> Float[Array, " m"]:
         """The violations [m] at ``z``."""
@@ -97,13 +97,13 @@ def is_anchored(surrogate: Any) -> bool:
     return getattr(surrogate, "anchored", False)
 
 
-def _log_mean(logits: Float[Array, "n K"]) -> Float[Array, " K"]:
-    """The logarithm of the mean probabilities: logits again, of the decision in expectation."""
+def log_mean(logits: Float[Array, "n ... K"]) -> Float[Array, "... K"]:
+    """The logarithm of the mean probabilities: logits again, of the decision in expectation over the first axis."""
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
 
 
 def _expected(draws: Callable[[Any, Point], Any], key: Any, z: Point) -> Any:
-    return _log_mean(draws(key, z))
+    return log_mean(draws(key, z))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["model"], meta_fields=["n"])

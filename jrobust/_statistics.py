@@ -38,7 +38,7 @@ def clopper_pearson_upper(count: Any, n: Any, alpha: float) -> np.ndarray:
     >>> float(clopper_pearson_upper(0, 100, 0.001)).__round__(5)
     0.06675
     """
-    return 1.0 - clopper_pearson(np.asarray(n) - np.asarray(count), n, alpha)
+    return np.asarray(1.0 - clopper_pearson(np.asarray(n) - np.asarray(count), n, alpha))
 
 
 def at_least(count: Any, n: Any, p: Any) -> np.ndarray:

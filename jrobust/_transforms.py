@@ -75,7 +75,7 @@ def crafting_by(
 ) -> Callable[..., Any]:
     """`AtWitnesses.craft` of an attack, once it is known to serve."""
     require(("lower",), oracle, by=by)
-    _check_part_of_a_loss(oracle, threat, by)
+    check_part_of_a_loss(oracle, threat, by)
     _check_crafting(crafting, by)
     solve = _batch_witnesses if crafting == "batch" else _witnesses
 
@@ -104,7 +104,8 @@ def _check_crafting(crafting: str, by: str) -> None:
         raise ValueError(f"{by}: crafting is 'inference' or 'batch', got {crafting!r}")
 
 
-def _check_part_of_a_loss(oracle: Oracle, threat: Threat, by: str) -> None:
+def check_part_of_a_loss(oracle: Oracle, threat: Threat, by: str) -> None:
+    """Raise where an oracle cannot be part of a compiled loss."""
     if any(it.until is not None for it in iterations(oracle, threat.name)):
         raise ValueError(
             f"{by}: {oracle.name} stops early once a violation is found; use jr.attacks.pgd or another attack without early stop"
@@ -155,7 +156,7 @@ def worst_case(
 
 def at_bounds(loss: Any, threat: Threat, oracle: Oracle, *, crafting: Crafting = "inference") -> AtBounds:
     """`worst_case` by a bound, or by an estimate."""
-    _check_part_of_a_loss(oracle, threat, "worst_case")
+    check_part_of_a_loss(oracle, threat, "worst_case")
     _check_crafting(crafting, "worst_case")
     if not isinstance(loss, Loss):
         raise TypeError(
@@ -176,7 +177,7 @@ def at_bounds(loss: Any, threat: Threat, oracle: Oracle, *, crafting: Crafting =
         def one(k: Any, xi: Any, yi: Any, t: Threat) -> Bound:
             return oracle.solve(k, classification(_one(apply, params, seen), yi), t(xi))
 
-        return _over_examples(one, threat, key, x, y), after
+        return over_examples(one, threat, key, x, y), after
 
     def reduced(info: dict[str, Any], yi: Any) -> Float[Array, ""]:
         parts = info.get("parts", info["elements"][None])
@@ -194,10 +195,11 @@ def _one(loss: Loss, params: Any, rest: Any) -> Callable[[Point], Any]:
     return lambda z: loss.outputs(params, rest, jax.tree.map(lambda leaf: leaf[None], z), train=False)[0][0]
 
 
-def _over_examples(one: Callable[..., Any], threat: Threat, key: Any, x: Any, y: Any) -> Any:
+def over_examples(one: Callable[..., Any], threat: Threat, key: Any, x: Any, y: Any, *more: Any) -> Any:
+    """``one(key_i, x_i, y_i, threat_i, *more_i)`` of every example."""
     n = jax.tree.leaves(x)[0].shape[0]
     keys = example_keys(key, jnp.arange(n))
-    return jax.vmap(one, in_axes=(0, 0, 0, eps_axes(threat, x)))(keys, x, y, threat)
+    return jax.vmap(one, in_axes=(0, 0, 0, eps_axes(threat, x), *(0 for _ in more)))(keys, x, y, threat, *more)
 
 
 def _witnesses(loss: Any, threat: Threat, oracle: Oracle, params: Any, rest: Any, x: Any, y: Any, key: Any) -> Any:
@@ -209,7 +211,7 @@ def _witnesses(loss: Any, threat: Threat, oracle: Oracle, params: Any, rest: Any
             f = Objective(batched, lambda out: out, label=yi)
         return oracle.solve(k, f, t(xi)).witness
 
-    return _over_examples(one, threat, key, x, y)
+    return over_examples(one, threat, key, x, y)
 
 
 def _batch_witnesses(

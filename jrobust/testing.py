@@ -16,8 +16,9 @@ from jrobust._oracle import Oracle
 from jrobust._tree import bind, normal_like, vdot
 from jrobust.objectives import classification
 from jrobust.sets import Set, Threat
+from jrobust.smoothing import Noise, needed
 
-__all__ = ["Linear", "check_domain", "check_oracle", "check_set", "linear_problem"]
+__all__ = ["Linear", "check_domain", "check_noise", "check_oracle", "check_set", "linear_problem"]
 
 
 def _size(point: Any) -> float:
@@ -88,6 +89,50 @@ def check_set(threat: Threat, x: Any, *, key: Any, samples: int = 256, tol: floa
         worst = float(jnp.max(values))
         assert worst <= limit, f"{threat.name}: {name} is off by {worst:.3g} (limit {limit:.3g})"
     assert s.scale(0.5).geometry == s.geometry, f"{threat.name}: scaling changes the kind of set"
+
+
+def check_noise(noise: Noise, x: Any, *, key: Any) -> None:
+    """Check a smoothing noise: pure under jit and vmap, its level a leaf, its radii those of a certificate.
+
+    Samples are finite floats, the same for the same key, others for another, whether drawn alone, under jit or under vmap. Radii are
+    float64, 0 where no class leads, never less for a larger probability or for a smaller bound on the others', and
+    `jrobust.smoothing.needed` inverts them. That the radii are *sound* is not checked: that takes the noise's worst classifier.
+
+    Args:
+      noise: what to check.
+      x: one example that it takes.
+      key: consumed.
+    """
+    keys = jax.random.split(key, 3)
+    alone = noise.sample(keys[0], x)
+    assert alone.dtype == x.dtype, f"samples are {alone.dtype}, the example {x.dtype}"
+    assert np.isfinite(alone).all(), "a sample is not finite"
+    np.testing.assert_array_equal(alone, noise.sample(keys[0], x), "one key gave two samples")
+    assert (np.asarray(alone) != np.asarray(noise.sample(keys[1], x))).any(), "two keys gave one sample"
+    many = jax.jit(jax.vmap(lambda n, k: n.sample(k, x), (None, 0)))(noise, keys)
+    np.testing.assert_allclose(many[0], alone, rtol=1e-5, atol=1e-6, err_msg="a sample depends on jit or vmap")
+
+    shape = tuple(x.shape)
+    p = np.r_[0.0, 0.3, 0.5, np.linspace(0.5, 1, 40)[1:-1], 0.999, 1 - 1e-6]
+    radius = noise.certify(p, shape=shape)
+    assert radius.dtype == np.float64, f"radii are {radius.dtype}"
+    assert (radius[:3] == 0).all(), "there is a radius where no class leads"
+    assert (np.diff(radius) >= 0).all(), "a larger probability has a smaller radius"
+    assert radius[-1] > 0, "no probability has a radius"
+    assert (noise.certify(p, 1 - p, shape=shape) == radius).all(), (
+        "two classes: an upper bound of 1 - lower changes nothing"
+    )
+    assert (noise.certify(p, (1 - p) / 2, shape=shape) >= radius - 1e-12).all(), (
+        "less likely rivals have made the radius smaller"
+    )
+    assert (noise.certify(p, p, shape=shape)[p >= 0.5] == radius[p >= 0.5]).all(), (
+        "upper bounds above 1 - lower say nothing"
+    )
+    some = radius[-1] / 2 if radius[-1] < 1 else 1.0
+    probability = needed(noise, some, shape=shape)
+    assert noise.certify(probability, shape=shape) >= some > noise.certify(probability - 1e-6, shape=shape), (
+        "needed() is not the inverse"
+    )
 
 
 def _distance(a: Any, b: Any) -> Any:

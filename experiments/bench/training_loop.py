@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import numpy as np
 import optax
 
 import jrobust as jr
+from experiments.bench.peer import torch_seconds
 from jrobust import _loops, models, nnx, training
 
 
@@ -114,18 +114,11 @@ def weak_scaling(per_device: int = 64, steps: int = 5) -> dict[int, float]:
 def beside_torch(python: str, batch: int = 128, rounds: int = 5) -> dict[str, object]:
     """Our seconds a PGD-10 step over PyTorch's."""
     found: dict[str, object] = {}
-    side = str(Path(__file__).parent / "torch_side.py")
     for name in ("mlp", "cnn-small"):
         ours = scanned(*pieces(name, True), batch, 5)
         mine, theirs = [ours()], []
         for _ in range(2):
-            with tempfile.TemporaryDirectory() as folder:  # away from our packages
-                said = subprocess.run(
-                    [python, side, name, str(batch), "10", str(rounds)],
-                    cwd=folder, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-                    check=True, capture_output=True, text=True,
-                )  # fmt: skip
-            answer = json.loads(said.stdout)
+            answer = torch_seconds(python, "train", name, batch, 10, rounds)
             theirs.append(answer["seconds"])
             mine += [ours() for _ in range(rounds)]
         found[name] = min(mine[1:]) / min(theirs)

@@ -9,39 +9,54 @@ import jax
 import jrobust as jr
 from jrobust.cli import _common
 from jrobust.evaluation import Section, smoothed_rows
+from jrobust.evaluation._plots import write_radius_curve
 from jrobust.evaluation._sections import correct_radii
+
+NOISES = {
+    "gaussian": jr.smoothing.gaussian,
+    "laplace": lambda sigma: jr.smoothing.laplace(sigma / math.sqrt(2)),
+    "uniform": lambda sigma: jr.smoothing.uniform(sigma * math.sqrt(3)),
+}
+"""By name, of a given standard deviation."""
 
 
 def certify(
     *,
     run: str,
     sigma: _common.Number,
-    n: int = 10_000,
+    n: tuple[int, ...] = (10_000,),
+    noise: Literal["gaussian", "laplace", "uniform"] = "gaussian",
+    target: _common.Number | None = None,
+    runner_up: bool = False,
     examples: int | None = None,
     n0: int = 100,
     alpha: float = 1e-3,
     split: Literal["test", "train"] = "test",
     data_dir: str | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     seed: int = 0,
     out: str | None = None,
     quiet: bool = False,
 ) -> Section:
-    """Certify the smoothed classifier: the class most likely under Gaussian noise, and an l2 radius within which it cannot change.
+    """Certify the smoothed classifier: the class most likely under noise, and a radius within which it cannot change.
 
     The statement about each example holds with probability 1 - alpha over the draws (Cohen et al. 2019). It is about the smoothed
-    classifier, and most useful for a model trained under such noise. The same command goes on where it was interrupted.
+    classifier, and most useful for a model trained under such noise. The same command goes on where it was interrupted. Writes
+    certificates.tsv (as Cohen et al.'s scripts do) and curve.svg, certified accuracy over the radius.
 
     Args:
       run: directory of a training run.
       sigma: standard deviation of the noise, in input units, > 0.
-      n: noise draws an example; more give larger radii.
+      n: noise draws an example; more give larger radii. Several growing numbers: an example stops at the first that is enough.
+      noise: gaussian certifies l2 radii, laplace and uniform l1 radii.
+      target: a radius that is enough, with several --n.
+      runner_up: bound the second class's probability too, instead of taking it to be the rest.
       examples: only the first ones of the split.
       n0: draws that choose the class.
       alpha: failure probability of the statement about one example.
       split: of the run's data set.
       data_dir: tensorflow_datasets directory of the run's data set; by default as in training, or $TFDS_DATA_DIR.
-      batch_size: noisy inputs at once.
+      batch_size: noisy inputs at once; by default as many as the memory suggests.
       seed: of the noise.
       out: directory for the results; by default one inside the run.
       quiet: no progress bar.
@@ -50,11 +65,15 @@ def certify(
     if not 0 < sigma < math.inf:
         raise ValueError(f"--sigma is > 0 and finite, got {sigma}")
     model, x, y, _ = _common.load_run(run, split, examples, data_dir, "--examples")
-    folder = Path(run) / f"certify-sigma{sigma:g}-{n}-{examples or 'all'}-{split}-{seed}" if out is None else Path(out)
+    kind = "sigma" if noise == "gaussian" else noise
+    drawn = "-".join(map(str, n))
+    folder = (
+        Path(run) / f"certify-{kind}{sigma:g}-{drawn}-{examples or 'all'}-{split}-{seed}" if out is None else Path(out)
+    )
     jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
     certificate = jr.smoothing.certify(
-        model, x, noise=jr.smoothing.gaussian(sigma), n0=n0, n=n, alpha=alpha, key=jax.random.key(seed),
-        batch_size=batch_size, out=folder, progress=not quiet,
+        model, x, noise=NOISES[noise](sigma), n0=n0, n=n, alpha=alpha, key=jax.random.key(seed), target=target,
+        runner_up=runner_up, batch_size=batch_size, out=folder, progress=not quiet,
     )  # fmt: skip
     title = Path(run).name
     radii = tuple(round(sigma * t, 6) for t in (0.0, 0.5, 1.0, 2.0))
@@ -68,6 +87,9 @@ def certify(
         config=config,
     )
     _common.show(section.rows)
+    print(f"average certified {certificate.norm} radius (0 where wrong): {certificate.average_radius(y)}")
     section.save(folder)
+    certificate.write_tsv(folder / "certificates.tsv", y)
+    write_radius_curve(section, folder / "curve.svg")
     print(f"saved in {folder}; next: jrobust report {folder}")
     return section

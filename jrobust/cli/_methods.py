@@ -26,6 +26,7 @@ class Setting(NamedTuple):
       accumulate, dtype: parts that a batch is worked at in; of the layers' arithmetic.
       total, examples: steps of the whole training, and how large the training set is.
       net: the model, of `jr.models`: YOPO parts it after its first layer.
+      sigma, samples: deviation of the noise and noisy copies of an example (None: the method's own), of methods for smoothing.
     """
 
     loss: jr.objectives.Loss
@@ -44,6 +45,8 @@ class Setting(NamedTuple):
     net: Any = None
     accumulate: int = 1
     dtype: Any = None
+    sigma: float = 0.5
+    samples: int | None = None
 
     @property
     def batches(self) -> int:
@@ -113,6 +116,57 @@ def _between(join: Callable[..., jr.Oracle], weight: float) -> Callable[[Setting
     return made
 
 
+# -- for randomized smoothing -----------------------------------------------------------------------------------------
+
+
+def _noise(s: Setting, weight: float | None = None) -> dict[str, Any]:
+    """The options that were given, and the weight that goes with the noise unless one was."""
+    weight = weight if s.weight is None else s.weight
+    return {name: v for name, v in (("samples", s.samples), ("weight", weight)) if v is not None}
+
+
+def _risen(s: Setting, t: Any) -> Any:
+    """From 0 to 1 in the first 10 of 150 epochs, as published."""
+    return training.linear(0.0, 1.0, end=s.total // 15)(t)
+
+
+def _stability(s: Setting) -> Any:
+    return training.stability(s.loss, s.sigma, weight=2.0 if s.weight is None else s.weight)
+
+
+def _smooth_adv(s: Setting) -> Any:
+    """The l2 radius grows to ``eps``."""
+    ball = lambda t: jr.sets.l2(s.eps * _risen(s, t), clip=(0, 1))  # noqa: E731
+    more: dict[str, Any] = {} if s.samples is None else {"samples": s.samples}
+    return training.scheduled(lambda t: training.smooth_adv(s.loss, ball(t), s.sigma, attack=s.steps, **more))
+
+
+def _macer(s: Setting) -> Any:
+    """At sigma 1 the hinge begins after 200 of 440 epochs, as published."""
+    options = _noise(s, 4.0 if 0.25 < s.sigma < 1.0 else 12.0)
+    late = 200 * s.total // 440 if s.sigma >= 1.0 else 0
+    on = options.pop("weight")
+    return training.scheduled(lambda t: training.macer(s.loss, s.sigma, weight=on * (t >= late), **options))
+
+
+def _smooth_mix(s: Setting) -> Any:
+    """Steps of 1, or of 0.5 at little noise, as published for CIFAR-10; the weight grows."""
+    options = _noise(s, 5.0) | {"steps": s.steps, "step": 0.5 if s.sigma <= 0.25 else 1.0}
+    on = options.pop("weight")
+    return training.scheduled(lambda t: training.smooth_mix(s.loss, s.sigma, weight=on * _risen(s, t), **options))
+
+
+SMOOTHED: dict[str, Callable[[Setting], Any]] = {
+    "noisy": lambda s: training.noisy(s.loss, s.sigma, samples=s.samples or 1),
+    "stability": _stability,
+    "smooth-adv": _smooth_adv,
+    "macer": _macer,
+    "consistency": lambda s: training.consistency(s.loss, s.sigma, **_noise(s, 20.0 if s.sigma <= 0.25 else 10.0)),
+    "smooth-mix": _smooth_mix,
+}
+"""Methods under noise, whose models are for ``jrobust certify``."""
+
+
 METHODS: dict[str, Callable[[Setting], Any]] = {
     "natural": lambda s: s.loss,
     "pgd": _pgd,
@@ -146,6 +200,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "mtl-ibp": _between(partial(jr.mix, losses=True), 0.5),
     "cc-ibp": _between(jr.mix, 0.5),
     "exp-ibp": _between(partial(jr.mix, losses="product"), 0.5),
+    **SMOOTHED,
 }
 """By name: what makes the loss."""
 

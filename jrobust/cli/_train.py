@@ -13,7 +13,7 @@ import numpy as np
 import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli._common import Number
-from jrobust.cli._methods import CERTIFIED, METHODS, PAIRS, Setting, step_and_memory, updates
+from jrobust.cli._methods import CERTIFIED, METHODS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser
 
 
@@ -34,15 +34,17 @@ class Train:
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa, cfa-trades,
     pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering; on bounds, so that the model can be
-    certified: ibp, ibp-shi, crown-ibp, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp"""
+    certified: ibp, ibp-shi, crown-ibp, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise, for "jrobust certify": noisy, stability,
+    smooth-adv, macer, consistency, smooth-mix"""
     eps: Number = 0.1
-    """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10"""
+    """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10; of smooth-adv the l2 radius,
+    64/255 to 512/255"""
     epochs: int | None = None
     """passes over the data; by default 12, or as many as make 3000 steps"""
     seed: int = 0
     """of the initialisation, the order of the data and the attacks"""
     out: str | None = None
-    """run directory; by default runs/DATASET-MODEL-METHOD-EPS-SEED"""
+    """run directory; by default runs/DATASET-MODEL-METHOD-EPS-SEED (methods under noise: SIGMA)"""
     resume: bool = False
     """go on from the newest complete checkpoint of the run directory; all else, --epochs included, must be as it was"""
     data_dir: str | None = None
@@ -70,13 +72,18 @@ class Train:
     peak: float = 0.5
     """cyclic, cosine: the fraction of the training at which the rate is highest"""
     attack_steps: int = 10
-    """gradient steps of the attack, each of 2.5 * eps / steps"""
+    """gradient steps of the attack, each of 2.5 * eps / steps (smooth-adv: 2 * eps / steps; smooth-mix: of 1, up to sigma 0.25 of 0.5)"""
     replays: int = 8
     """free: updates on each batch; divide the epochs by as much for an equal budget"""
     standard: str | None = None
     """hat: run directory of a model trained without attacks"""
     weight: float | None = None
-    """mtl-ibp, cc-ibp, exp-ibp: weight of the bound, by default 0.5; sabr: size of the small box in radii, by default 0.4"""
+    """mtl-ibp, cc-ibp, exp-ibp: weight of the bound, by default 0.5; sabr: size of the small box in radii, by default 0.4;
+    stability, macer, consistency, smooth-mix: weight of the second term, by default as published for CIFAR-10"""
+    sigma: Number = 0.5
+    """methods under noise: its standard deviation, 0.12 to 1; it need not be the one that is certified"""
+    samples: int | None = None
+    """methods under noise: noisy copies of each image, by default 1 of noisy and stability, 16 of macer, else 2"""
     eps_multiplier: float | None = None
     """train at this multiple of eps; by default 1.5 for ibp, ibp-shi, crown-ibp (bounds generalise better from larger boxes), else 1"""
     warmup: float = 0.1
@@ -144,7 +151,8 @@ def train(config: Train) -> Path:
     if config.method in PAIRS:
         resolved["part"] = "student"
     dataset = config.dataset.replace("/", "-").replace(":", "-")
-    out = config.out or f"runs/{dataset}-{config.model}-{config.method}-{config.eps:g}-{config.seed}"
+    level = config.sigma if config.method in SMOOTHED else config.eps
+    out = config.out or f"runs/{dataset}-{config.model}-{config.method}-{level:g}-{config.seed}"
     run = training.start_run(out, resolved, resume=config.resume, ignore=("data_dir", "version"))
 
     dtype = jnp.bfloat16 if config.bf16 else None
@@ -191,6 +199,8 @@ def train(config: Train) -> Path:
         net,
         config.accumulate,
         dtype,
+        config.sigma,
+        config.samples,
     )
     step, memory = step_and_memory(config.method, setting, tx)
     state = training.fit(
@@ -212,7 +222,13 @@ def train(config: Train) -> Path:
     right = tested(epochs, state)["test_accuracy"]
     epochs = int(state.step) // per_epoch  # fewer where the patience was over
     print(f"{run}: {epochs} epochs, seed {config.seed}, clean test accuracy {right:.4f} (n={len(loaded.test_x)})")
-    print(f"next: jrobust evaluate --run {run}{' --best' if held else ''}")
+    smoothed = config.method in SMOOTHED
+    after = (
+        f"certify --run {run} --sigma {config.sigma:g}"
+        if smoothed
+        else f"evaluate --run {run}{' --best' if held else ''}"
+    )
+    print(f"next: jrobust {after}")
     return run
 
 
@@ -257,7 +273,7 @@ def _check(config: Train) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is > 0 and finite, got {value}")
-    for name in ("epochs", "batch_size", "attack_steps", "replays", "accumulate", "patience"):
+    for name in ("epochs", "batch_size", "attack_steps", "replays", "accumulate", "patience", "samples"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} is >= 1, got {value}")
@@ -285,7 +301,16 @@ def _check(config: Train) -> None:
         raise ValueError(
             f"{config.method} passes over a batch several times and does not accumulate; choose a smaller batch_size"
         )
-    if config.weight is not None and not 0 <= config.weight <= 1:
-        raise ValueError(f"weight lies in [0, 1], got {config.weight}")
+    most = math.inf if config.method in SMOOTHED else 1
+    if config.weight is not None and not (0 <= config.weight <= most and math.isfinite(config.weight)):
+        raise ValueError(f"weight lies in [0, {most}{')' if most > 1 else ']'}, got {config.weight}")
+    if not 0 < config.sigma < math.inf:
+        raise ValueError(f"sigma is > 0 and finite, got {config.sigma}")
+    if config.samples is not None and config.method not in SMOOTHED:
+        raise ValueError(f"samples are of methods under noise ({', '.join(SMOOTHED)}), not of {config.method}")
+    if config.samples is not None and config.method == "stability" and config.samples != 1:
+        raise ValueError(f"stability compares one noisy copy with the image itself, got samples={config.samples}")
+    if config.held_out and config.method in SMOOTHED:
+        raise ValueError(f"held_out watches accuracy under PGD, which is not what {config.method} is for")
     if not 0 <= config.kappa <= 1:
         raise ValueError(f"kappa lies in [0, 1], got {config.kappa}")

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,18 @@ def _panel(title: str, threat: str, rows: Sequence[Row]) -> str:
 
 def radius_curve(sections: Sequence[Section]) -> str | None:
     """Certified accuracy of the smoothed classifiers over the radius."""
+    figure = _radii(sections)
+    return None if figure is None else _uri(figure)
+
+
+def write_radius_curve(section: Section, path: Path) -> None:
+    """The curve of one smoothed classifier, as an SVG file."""
+    figure = _radii([section])
+    if figure is not None:
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _radii(sections: Sequence[Section]) -> Any:
     shown = [s for s in sections if s.radii]
     if not shown:
         return None
@@ -103,11 +116,12 @@ def radius_curve(sections: Sequence[Section]) -> str | None:
         x = np.concatenate([[0.0], right, right[-1:]])
         y = np.concatenate([[len(right)], np.arange(len(right), 0, -1), [0] * min(1, len(right))]) / len(radii)
         axes.step(x, y, where="pre", color=colour, lw=1.6, label=f"{s.title} ({s.noise})")
-    axes.set(xlabel="certified l2 radius", ylabel="certified accuracy", ylim=(0, 1.03))
+    norms = dict.fromkeys(r.threat for s in shown for r in s.rows if r.subject == "smoothed")
+    axes.set(xlabel=f"certified {' or '.join(norms) or 'l2'} radius", ylabel="certified accuracy", ylim=(0, 1.03))
     axes.set_xlim(left=0)
     _tidy(axes)
     axes.legend(frameon=False, fontsize=9)
-    return _uri(figure)
+    return figure
 
 
 def loss_curves(sections: Sequence[Section]) -> str | None:

@@ -61,9 +61,9 @@ def certified_flips(
     False
     """
     p = np.asarray(lower, np.float64)
-    rest = p if upper is None else np.maximum(1.0 - np.asarray(upper, np.float64), p)
+    rest = p if upper is None else np.asarray(np.maximum(1.0 - np.asarray(upper, np.float64), p))
     ours, theirs = _regions(float(add), float(delete), int(added), int(deleted))
-    return _least(p, ours, theirs) + _least(rest, ours, theirs) > 1.0 + 1e-12
+    return np.asarray(_least(p, ours, theirs) + _least(rest, ours, theirs) > 1.0 + 1e-12)
 
 
 @lru_cache(maxsize=4096)
@@ -97,7 +97,7 @@ def _poisson_binomial(log_p: np.ndarray, log_not: np.ndarray) -> np.ndarray:
 def _least(p: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """The least probability at the changed example of a set of probability p at the example: the regions of largest ratio come first."""
     before, after = np.append(0.0, np.cumsum(ours)), np.append(0.0, np.cumsum(theirs))
-    return np.interp(p, before, after, right=1.0)
+    return np.asarray(np.interp(p, before, after, right=1.0))
 
 
 def _flips_draw(scale: Any, key: PRNGKeyArray, x: Array) -> Array:

@@ -13,7 +13,9 @@ from jrobust.training._gkl import dkl, gkl
 from jrobust.training._guided import lbgat
 from jrobust.training._historic import ensemble, feature_scattering
 from jrobust.training._losses import blend, certified
+from jrobust.training._macer import macer
 from jrobust.training._margin_cs import margin_cs
+from jrobust.training._noisy import consistency, noisy, stability
 from jrobust.training._orthogonal import gor, orthogonality
 from jrobust.training._paired import alp, hat, mart, paired, score, trades
 from jrobust.training._pruned import finetuned, hydra, hydra_masks, hydra_scores, pruned
@@ -22,6 +24,8 @@ from jrobust.training._run import load, read_config, restore, start_run
 from jrobust.training._schedules import Schedule, linear, smoothed
 from jrobust.training._shi import shi
 from jrobust.training._single_step import fgsm_rs, gradalign, n_fgsm
+from jrobust.training._smooth_adv import smooth_adv
+from jrobust.training._smooth_mix import smooth_mix
 from jrobust.training._softened import softened
 from jrobust.training._statistics import batch_statistics
 from jrobust.training._step import Remembering, Scheduled, TrainState, accuracy, ema_decay, init, make_step, scheduled
@@ -48,6 +52,7 @@ __all__ = [
     "certified",
     "cfa",
     "conflict",
+    "consistency",
     "cure",
     "defensive_distillation",
     "dkl",
@@ -80,10 +85,12 @@ __all__ = [
     "linear",
     "llr",
     "load",
+    "macer",
     "make_step",
     "margin_cs",
     "mart",
     "n_fgsm",
+    "noisy",
     "orthogonality",
     "overfitting_guard",
     "paired",
@@ -94,8 +101,11 @@ __all__ = [
     "scheduled",
     "score",
     "shi",
+    "smooth_adv",
+    "smooth_mix",
     "smoothed",
     "softened",
+    "stability",
     "start_run",
     "substitute",
     "taps",

@@ -1,6 +1,5 @@
 """Training for smoothing where mistakes cost differently: certified radii of sensitive classes, by their margins under noise."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,8 +8,9 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from jrobust._checks import check_classes, check_count
-from jrobust._objective import Loss
-from jrobust._tree import normal_like
+from jrobust._objective import Loss, log_mean
+from jrobust._transforms import AtWitnesses
+from jrobust.training._noisy import under_noise
 from jrobust.typing import Array, Bool, Float, Int
 
 
@@ -29,6 +29,20 @@ def gaussian_margins(
     finite = jnp.all(jnp.stack([(v >= least) & (v <= most) for v in pair]), 0)
     mine, other = (ndtri(jnp.where(finite, v, 0.5)) for v in pair)
     return mine - other, finite
+
+
+def softened_margins(
+    logits: Float[Array, "m B K"], y: Int[Array, " B"], against: Bool[Array, "K K"] | None, sharpness: Any
+) -> tuple[Float[Array, " B"], Float[Array, " B"], Bool[Array, " B"]]:
+    """``-log p_y`` of the mean softmax over the copies, and `gaussian_margins` of that of the logits times ``sharpness``.
+
+    ``against[y]`` are the classes that the margin is to; None: all but y.
+    """
+    k = logits.shape[-1]
+    check_classes(y, k, "label", index=False)
+    nll = -jnp.take_along_axis(log_mean(logits), y[:, None], -1)[:, 0]
+    q = jnp.mean(jax.nn.softmax(sharpness * logits), axis=0)
+    return nll, *gaussian_margins(q, y, jnp.ones((y.shape[0], k), bool) if against is None else against[y])
 
 
 def hinge(m: Float[Array, " B"], sensitive: Bool[Array, " B"], gamma: tuple[Any, Any]) -> Float[Array, " B"]:
@@ -52,7 +66,7 @@ def margin_cs(
     weight: Any = 3.0,
     gamma: tuple[Any, Any] = (16.0, 4.0),
     sharpness: Any = 16.0,
-) -> Callable[..., Any]:
+) -> AtWitnesses:
     """Margin-CS: cross-entropy under Gaussian noise, plus a hinge on the certified radius against the mistakes that cost something.
 
     ``-log p_y + weight sigma / 2 hinge(Phi^-1(q_y) - Phi^-1(max_j q_j))``, where p is the mean softmax over the noise and q that of
@@ -92,20 +106,11 @@ def margin_cs(
     sensitive = np.any(wanted, axis=1)
     against = wanted | ~sensitive[:, None]
 
-    def robust(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool) -> Any:
-        copies = jax.tree.map(lambda a: jnp.broadcast_to(a, (samples, *a.shape)), x)
-        noisy = jax.tree.map(lambda a, n: a + sigma * n, copies, normal_like(key, copies))
-        flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), noisy)
-        out, after = loss.outputs(params, rest, flat, train=train)
-        if out.shape[-1] != len(table):
-            raise ValueError(f"margin_cs: costs of {len(table)} classes, a model of {out.shape[-1]}")
-        check_classes(y, out.shape[-1], "label", index=False)
-        logits = out.reshape(samples, -1, out.shape[-1])
-        log_p = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(samples)
-        nll = -jnp.take_along_axis(log_p, y[:, None], -1)[:, 0]
-        q = jnp.mean(jax.nn.softmax(sharpness * logits), axis=0)
-        m, finite = gaussian_margins(q, y, jnp.asarray(against)[y])
+    def outer(logits: Any, y: Any) -> Any:
+        if logits.shape[-1] != len(table):
+            raise ValueError(f"margin_cs: costs of {len(table)} classes, a model of {logits.shape[-1]}")
+        nll, m, finite = softened_margins(logits, y, jnp.asarray(against), sharpness)
         lost = jnp.where(finite, hinge(m, jnp.asarray(sensitive)[y], gamma), 0.0)
-        return nll + weight * sigma / 2 * lost, after
+        return nll + weight * sigma / 2 * lost
 
-    return robust
+    return under_noise(loss, sigma, samples, outer)

@@ -53,6 +53,17 @@ def test_certify_and_report_a_run(demo, capsys, tmp_path):
     words = ["certify", "--run", run, "--sigma", "0.1", "--n", "200", "--examples", "20", "--quiet"]
     assert main(words) == 0
     assert "median certified radius" in capsys.readouterr().out
+    folder = next((demo[0] / "certified").glob("certify-sigma0.1-200-20-*"))
+    table = (folder / "certificates.tsv").read_text().splitlines()
+    assert table[0].split("\t") == ["idx", "label", "predict", "radius", "correct", "time"]
+    assert len(table) == 21
+    assert "<svg" in (folder / "curve.svg").read_text()
+    before = (folder / "certification.jsonl").read_bytes()
+    assert main(words) == 0  # nothing is drawn again
+    assert (folder / "certification.jsonl").read_bytes() == before
+    words[6:7] = ["50", "200", "--target", "0.05", "--noise", "laplace"]
+    assert main(words) == 0
+    assert "average certified l1 radius" in capsys.readouterr().out
     assert main([*words, "--alpha", "2"]) == 2
     assert main(["evaluate", "--run", run, "--n", "20", "--oracle", "clean", "fgsm", "--quiet"]) == 0
     page = tmp_path / "r.html"

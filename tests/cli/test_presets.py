@@ -13,7 +13,7 @@ from flax import nnx
 import jrobust as jr
 from experiments import smoke
 from jrobust.cli import main
-from jrobust.cli._methods import METHODS, updates
+from jrobust.cli._methods import METHODS, Setting, updates
 from jrobust.cli._optimiser import optimiser, rate
 from jrobust.cli._presets import PRESETS, expand
 from jrobust.cli._train import Train, _check
@@ -84,3 +84,34 @@ def test_a_preset_is_words_that_the_users_own_override(tmp_path, capsys):
     capsys.readouterr()
     assert main(["train", "--preset", "cifar10-tradez"]) == 2
     assert "cifar10-trades," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("sigma", "first", "last"), [(0.25, 12.0, 12.0), (0.5, 4.0, 4.0), (1.0, 0.0, 12.0)])
+def test_macer_weighs_its_hinge_as_published(sigma, first, last):
+    train = PRESETS[f"cifar10-{sigma:g}-macer"].train
+    assert (train.sigma, train.batch_size, train.lr, train.epochs) == (sigma, 64, 0.01, 440)
+    loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
+    setting = Setting(loss, 0.1, None, None, 1, 1, 2, 10, (1, 2), None, total=440, sigma=train.sigma)
+
+    def value(robust):
+        args = 0.01 * jnp.eye(2), None, jnp.array([[0.8, 0.0]]), jnp.array([0])
+        return float(robust(*args, key=jax.random.key(0), train=True)[0][0])
+
+    one, none = (value(jr.training.macer(loss, sigma, weight=w)) for w in (1.0, 0.0))
+    built = METHODS["macer"](setting).build
+    found = [(value(built(t)) - none) / (one - none) for t in (0, 199, 200, 439)]
+    np.testing.assert_allclose(found, [first, first, last, last], rtol=1e-3, atol=1e-3)
+
+
+def test_other_methods_under_noise_have_their_published_constants():
+    mix = PRESETS["cifar10-0.25-smooth-mix"].train
+    assert (mix.attack_steps, mix.epochs, mix.drops) == (4, 150, (1 / 3, 2 / 3))
+    assert PRESETS["cifar10-0.5-consistency"].published[:2] == (64.3, 50.6)
+    with pytest.raises(ValueError, match="samples are of methods under noise"):
+        _check(dataclasses.replace(Train(method="pgd"), samples=2))
+    with pytest.raises(ValueError, match=r"weight lies in \[0, 1\]"):
+        _check(dataclasses.replace(Train(method="sabr"), weight=2.0))
+    with pytest.raises(ValueError, match="sigma is > 0"):
+        _check(dataclasses.replace(Train(method="noisy"), sigma=0.0))
+    with pytest.raises(ValueError, match="held_out watches"):
+        _check(dataclasses.replace(Train(method="noisy"), held_out=0.1))

@@ -1,4 +1,4 @@
-import os
+import json
 import subprocess
 import sys
 import warnings
@@ -13,6 +13,8 @@ from jrobust import objectives, sets, smoothing
 from jrobust._placement import Placement
 from jrobust._statistics import clopper_pearson, sign_test
 from jrobust.smoothing._votes import batch_votes, votes
+from tests.processes import ROOT, environment, in_processes
+from tests.smoothing.processes import certified
 
 KEY = jax.random.key(0)
 NOISE = smoothing.gaussian(0.5)
@@ -172,21 +174,33 @@ def test_resume(tmp_path):
 
 def test_eight_devices_give_the_same_counts():
     script = """
-import jax, jax.numpy as jnp, numpy as np
-from jrobust import smoothing
-x, w = jax.random.normal(jax.random.key(1), (5, 3)), jax.random.normal(jax.random.key(2), (3, 4))
-model = jax.tree_util.Partial(lambda w, z: z @ w, w)
-run = lambda mesh: smoothing.certify(model, x, noise=smoothing.gaussian(0.5), n0=10, n=99, key=jax.random.key(0), batch_size=20, mesh=mesh)
+import jax, numpy as np
+from tests.smoothing.processes import certified
 assert jax.device_count() == 8
-np.testing.assert_array_equal(run(None).counts, run(jax.make_mesh((8,), ("d",))).counts)
-np.testing.assert_array_equal(run(None).counts, run(jax.make_mesh((4, 2), ("a", "b"))).counts)
+np.testing.assert_array_equal(certified(None).counts, certified(jax.make_mesh((8,), ("d",))).counts)
+np.testing.assert_array_equal(certified(None).counts, certified(jax.make_mesh((4, 2), ("a", "b"))).counts)
 """
-    env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], env=environment(8), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_of_two_devices_count_as_one_device_and_go_on_where_they_stopped(tmp_path):
+    alone = certified(None)
+    in_processes("tests.smoothing.processes", 2, tmp_path)
+    written = (tmp_path / "certification.jsonl").read_text().splitlines(keepends=True)
+    assert len(written) == 6
+    (tmp_path / "certification.jsonl").write_text(
+        "".join(written[:2]) + written[2][:20]
+    )  # both killed in the middle of a line
+    in_processes("tests.smoothing.processes", 2, tmp_path)
+    again = (tmp_path / "certification.jsonl").read_text().splitlines(keepends=True)
+    assert [json.loads(line)["i"] for line in again] == list(range(6))
+    assert again[:2] == written[:2]
+    for process in (0, 1):
+        found = np.load(tmp_path / f"{process}.npz")
+        np.testing.assert_array_equal(found["counts"], alone.counts)
+        np.testing.assert_array_equal(found["radius"], alone.radius)
+        np.testing.assert_array_equal(found["draws"], alone.draws)
 
 
 def test_smooth_is_the_expectation():

@@ -14,7 +14,7 @@ SMALL = Train(model="mlp", epochs=2, batch_size=256, attack_steps=2, quiet=True)
 
 
 @pytest.mark.parametrize(
-    "method", ["natural", "pgd", "ibp", "free", "gkl", "yopo", "iaat", "lbgat"]
+    "method", ["natural", "pgd", "ibp", "free", "gkl", "yopo", "iaat", "lbgat", "smooth-adv"]
 )  # a loss, a step, a memory
 def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
     config = dataclasses.replace(SMALL, method=method, out=str(tmp_path / "run"), ema=method in ("pgd", "lbgat"))

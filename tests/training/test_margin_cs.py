@@ -10,6 +10,7 @@ from scipy.stats import norm
 import jrobust as jr
 from jrobust import training
 from jrobust.training._margin_cs import gaussian_margins, hinge
+from jrobust.training._noisy import streams
 from tests.training.nets import blobs, dense, dense_params
 
 X, Y = (jnp.asarray(a[:8]) for a in blobs())
@@ -36,7 +37,7 @@ def test_the_loss_is_its_formula():
     options = {"sigma": 0.25, "weight": 2.0, "gamma": (1.5, 1.0), "sharpness": 3.0}
     robust = training.margin_cs(LOSS, COSTS, samples=6, **options)
     losses, _ = robust(dense_params(), None, X, Y, **HOW)
-    noise = jax.random.normal(jax.random.split(HOW["key"], 1)[0], (6, *X.shape))
+    noise = jax.random.normal(jax.random.split(streams(HOW["key"])[0], 1)[0], (6, *X.shape))
     logits = dense(dense_params(), None, (X + 0.25 * noise).reshape(-1, 4, 4, 1), train=True)[0].reshape(6, 8, 4)
     expected = [by_hand(logits[:, i], int(y), **options) for i, y in enumerate(Y)]
     np.testing.assert_allclose(losses, expected, rtol=1e-4)

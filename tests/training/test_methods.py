@@ -16,6 +16,7 @@ from tests.training.nets import Net, blobs, dense, dense_params
 
 EPS = 0.1
 THREAT = jr.sets.linf(EPS, clip=(0, 1))
+BALL = jr.sets.l2(0.2, clip=(0, 1))
 X, Y = (jnp.asarray(a[:8]) for a in blobs())
 LOSS = jr.objectives.cross_entropy(dense)
 TEACHER = lambda x: 20 * jnp.mean(x.reshape(-1, 4, 4), -1)  # noqa: E731, by the mean of each row, which no attack of this size changes
@@ -68,6 +69,18 @@ METHODS = {
     "certified": lambda loss: training.certified(loss, THREAT.family(0.03), jr.bounds.ibp(), kappa=0.5).build(0),
     "shi": lambda loss: training.shi(loss, THREAT, eps=lambda t: 0.03).build(0),
     "margin_cs": lambda loss: training.margin_cs(loss, jnp.ones((4, 4)) - jnp.eye(4), samples=4, sigma=0.1),
+    "noisy": lambda loss: training.noisy(loss, 0.1),
+    "noisy copies": lambda loss: training.noisy(loss, jr.smoothing.gaussian(0.1), samples=3),
+    "stability": lambda loss: training.stability(loss, 0.1),
+    "stability, clean": lambda loss: training.stability(loss, 0.1, weight=6.0, at="clean"),
+    "consistency": lambda loss: training.consistency(loss, 0.1),
+    "smooth_adv": lambda loss: training.smooth_adv(loss, BALL, 0.1, attack=2),
+    "smooth_adv by DDN": lambda loss: training.smooth_adv(loss, BALL, 0.1, attack=jr.attacks.ddn(steps=3)),
+    "smooth_adv by Stein": lambda loss: training.smooth_adv(loss, BALL, 0.1, samples=4, attack=2, gradient="stein"),
+    "smooth_adv, consistent": lambda loss: training.smooth_adv(loss, BALL, 0.1, attack=2, consistency=(1.0, 0.5)),
+    "awp of smooth_adv": lambda loss: training.awp(training.smooth_adv(loss, BALL, 0.1, attack=2)),
+    "macer": lambda loss: training.macer(loss, 0.1, samples=4),
+    "smooth_mix": lambda loss: training.smooth_mix(loss, 0.1, steps=2, step=0.2),
 }
 
 

@@ -1,10 +1,7 @@
 """Training beyond one device and one device's memory: meshes, processes, streams, accumulation, reduced precision."""
 
-import os
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import grain
 import jax
@@ -16,6 +13,7 @@ import pytest
 import jrobust as jr
 from jrobust import training
 from jrobust.training import _checkpoint
+from tests.processes import ROOT, environment, in_processes
 from tests.training.nets import blobs, dense, dense_params, meshed, pairs
 from tests.training.test_methods import METHODS
 
@@ -29,38 +27,11 @@ def close(a, b, tolerance):
         np.testing.assert_allclose(np.asarray(left[name]), np.asarray(right[name]), tolerance, tolerance, err_msg=name)
 
 
-ROOT = Path(jr.__file__).parent.parent
-
-
-def environment(devices: int) -> dict[str, str]:
-    """Of a process with so many devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
-def in_processes(count: int, run: Path, *flags: str) -> None:
-    """Four devices, shared among so many processes on this machine."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    env = environment(4 // count)
-    command = [sys.executable, "-m", "tests.training.processes"]
-    children = [
-        subprocess.Popen(
-            [*command, str(i), str(count), address, str(run), *flags],
-            cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for i in range(count)
-    ]  # fmt: skip
-    said = [child.communicate(timeout=120)[0] for child in children]
-    assert [child.returncode for child in children] == [0] * count, "\n".join(said)
-
-
 def test_two_processes_of_two_devices_train_as_one_of_four_and_as_one_device(tmp_path):
     alone = meshed(None, epochs=1)
-    in_processes(1, tmp_path / "one")
-    in_processes(2, tmp_path / "two")
-    in_processes(2, tmp_path / "streamed", "--streamed")
+    in_processes("tests.training.processes", 1, tmp_path / "one")
+    in_processes("tests.training.processes", 2, tmp_path / "two")
+    in_processes("tests.training.processes", 2, tmp_path / "streamed", "--streamed")
     one, two, streamed = (training.restore(tmp_path / name, alone) for name in ("one", "two", "streamed"))
     close(two, one, 1e-3)
     close(one, alone, 1e-3)
