@@ -10,7 +10,7 @@ from jrobust.smoothing._hierarchical import hierarchical
 from jrobust.smoothing._localized import LocalizedCertificate, collective, localized
 from jrobust.smoothing._medians import iou_lower, median_bounds, noisy_outputs
 from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
-from jrobust.smoothing._parameters import blur, blurred, brightness, contrast, translation
+from jrobust.smoothing._parameters import blur, blurred, brightness, brightness_contrast, contrast, translation
 from jrobust.smoothing._points import Parts, PointCertificate, parts, pointcert, subsample
 from jrobust.smoothing._segment import Hierarchy, Segmentation, hierarchy, segment
 from jrobust.smoothing._shapes import exponential, laplace, uniform, uniform_ball
@@ -33,6 +33,7 @@ __all__ = [
     "blur",
     "blurred",
     "brightness",
+    "brightness_contrast",
     "certified_flips",
     "certify",
     "cohen",

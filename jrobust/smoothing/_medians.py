@@ -100,11 +100,11 @@ def order_statistics(n: int, low: float, high: float, alpha: float) -> tuple[int
     >>> order_statistics(100, 0.5, 0.5, 0.025)
     (40, 61)
     """
-    from scipy.special import bdtr
+    from scipy.special import bdtr, bdtrc
 
     k = np.arange(1, n + 1)
     below = bdtr(k - 1.0, n, low)  # P(Bin <= k - 1), growing
-    above = 1 - bdtr(k - 1.0, n, high) if high < 1 else np.ones(n)  # P(Bin >= k), falling
+    above = bdtrc(k - 1.0, n, high)  # P(Bin >= k), falling
     return int((below <= alpha).sum()), int(n + 1 - (above <= alpha).sum())
 
 

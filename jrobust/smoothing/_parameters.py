@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._tree import bind
 from jrobust.smoothing._noise import Noise, check_level
 from jrobust.typing import Array, Float, PRNGKeyArray
 
@@ -42,6 +43,37 @@ def contrast(sigma: Any) -> Noise:
     0.3845
     """
     return Noise(check_level(sigma, "sigma"), _stronger, _normal, "log contrast", "contrast")
+
+
+def brightness_contrast(sigma: Any, sigma_contrast: Any, *, contrast: Any) -> Noise:
+    """Both at once, ``e^k (x + b)`` of normal b and k; certifies brightness together with every contrast up to a given one.
+
+    Args:
+      sigma: standard deviation of b, in input units, > 0. A leaf.
+      sigma_contrast: standard deviation of k, > 0. A leaf.
+      contrast: the largest |k| of the adversary, >= 0. Structure; the samples do not depend on it.
+
+    Returns:
+      A `Noise` whose radius (norm "brightness with log contrast c") is the largest |b|.
+
+    Guarantee: after ``e^k (x + b)`` the noise is that about (k, b) with ``e^-k sigma`` in place of sigma. What the scaling costs is
+      bounded by the worst set of its likelihood ratio (|B| large or small), what the shift costs as for `gaussian`; of k and -k the
+      worse counts, and what lies between is no worse. The images are not clipped.
+
+    References:
+      Li et al., TSS, CCS 2021.
+
+    >>> noises = [brightness_contrast(0.4, 0.4, contrast=k) for k in (0.0, 0.1, 0.3)]
+    >>> [round(float(noise.certify(0.95)), 3) for noise in noises]
+    [0.658, 0.564, 0.295]
+    """
+    if not (np.ndim(contrast) == 0 and 0 <= contrast < np.inf):
+        raise ValueError(f"contrast is one finite number >= 0, got {contrast!r}")
+    scale = check_level(sigma, "sigma"), check_level(sigma_contrast, "sigma_contrast")
+    radius = bind(_with_contrast, contrast=float(contrast))
+    return Noise(
+        scale, _brighter_and_stronger, radius, f"brightness with log contrast {contrast:g}", "brightness contrast"
+    )
 
 
 def translation(sigma: Any) -> Noise:
@@ -109,6 +141,11 @@ def _stronger(sigma: Any, key: PRNGKeyArray, x: Array) -> Array:
     return x * jnp.exp(sigma * jax.random.normal(key, (), x.dtype))
 
 
+def _brighter_and_stronger(scale: Any, key: PRNGKeyArray, x: Array) -> Array:
+    b, k = jax.random.normal(key, (2,), x.dtype)
+    return jnp.exp(scale[1] * k) * (x + scale[0] * b)
+
+
 def _moved(sigma: Any, key: PRNGKeyArray, x: Array) -> Array:
     _check_image(x)
     t = jnp.round(sigma * jax.random.normal(key, (2,))).astype(jnp.int32)
@@ -133,3 +170,24 @@ def _normal(sigma: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
 
 def _exponential(mean: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
     return -mean * np.log1p(upper - lower)
+
+
+def _with_contrast(scale: Any, lower: Any, upper: Any, shape: Any, norm: str, *, contrast: float) -> Any:
+    from scipy.special import ndtri
+
+    sigma, of_contrast = scale
+    radii = []
+    for k in (contrast, -contrast):
+        lead = (ndtri(_rescaled(lower, k)) - ndtri(1 - _rescaled(1 - upper, k))) / 2
+        left = np.maximum(np.maximum(lead, 0) ** 2 - (k / of_contrast) ** 2, 0)
+        radii.append(sigma * min(np.exp(-k), 1.0) * np.sqrt(left))
+    return np.minimum(*radii)
+
+
+def _rescaled(p: Any, k: float) -> Any:
+    """The least probability, once a normal variable is multiplied by e^-k, of a set that had p before."""
+    from scipy.special import ndtr, ndtri
+
+    if k >= 0:
+        return 2 * ndtr(np.exp(k) * ndtri(p / 2))  # the set is |B| > t
+    return 2 * ndtr(np.exp(k) * ndtri(0.5 + p / 2)) - 1  # |B| < t

@@ -199,7 +199,7 @@ def segment(
         parts.append((np.where(sure, vertex, -1).astype(np.int32), level, p))
     prediction, level, p_value = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Segmentation(
-        prediction, level, p_value, float(noise.certify(tau)), float(tau), n0, n, 1 - alpha, noise.norm, str(noise),
+        prediction, level, p_value, float(noise.certify(tau, shape=run.shape)), float(tau), n0, n, 1 - alpha, noise.norm, str(noise),
         tree,  # pyright: ignore[reportPossiblyUnboundVariable]
     )  # fmt: skip
 

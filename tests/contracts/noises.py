@@ -34,6 +34,7 @@ NOISES = {
     "subsample, deletion": (smoothing.subsample(2, change="delete"), CLOUD),
     "brightness": (smoothing.brightness(0.3), IMAGE),
     "contrast": (smoothing.contrast(0.3), IMAGE),
+    "brightness and contrast": (smoothing.brightness_contrast(0.3, 0.2, contrast=0.1), IMAGE),
     "translation": (smoothing.translation(1.5), IMAGE),
     "blur": (smoothing.blur(0.7), IMAGE),
 }

@@ -67,6 +67,51 @@ def test_the_radius_is_the_distance_to_the_threshold(noise, model, exact):
     assert exact - 0.05 < done.radius[0] <= exact + 1e-6
 
 
+def test_brightness_and_contrast_on_every_kind_of_set():
+    # sets of the plane of parameters (k, b) take the part of class 0; their probabilities are sums over a fine grid
+    sigma, of_contrast = 0.4, 0.3
+    k, b = np.meshgrid(np.linspace(-1.8, 1.8, 121), np.linspace(-3, 3, 241), indexing="ij")
+
+    def probability(inside, at_k, at_b):
+        density = norm.pdf(k, at_k, of_contrast) * norm.pdf(b, at_b, np.exp(-at_k) * sigma)
+        return (density * inside).sum() / density.sum()
+
+    rng, least, seen = np.random.default_rng(0), np.inf, 0
+    for trial in range(40):
+        kind, t = trial % 5, rng.uniform(0.3, 1.5)
+        way = rng.normal(size=2)
+        way /= np.linalg.norm(way)
+        flat = way[0] * k / of_contrast + way[1] * b / sigma < t
+        inside = (flat, np.abs(b) < t, np.abs(b) > t / 6, flat & (np.abs(b) < 2 * t), k**2 + b**2 < t**2)[kind]
+        p = probability(inside, 0.0, 0.0)
+        if p <= 0.5:
+            continue
+        for most in (0.0, 0.05, 0.15):
+            radius = float(smoothing.brightness_contrast(sigma, of_contrast, contrast=most).certify(p))
+            if radius == 0:
+                continue
+            seen += 1
+            for at_k in (most, most / 2, 0.0, -most / 2, -most):
+                for at_b in (radius, -radius, radius / 2):
+                    moved = probability(inside, at_k, at_b)
+                    least = min(least, moved)
+                    assert moved > 0.5 - 0.02
+    assert seen > 20
+    assert least < 0.53  # some set is close to the worst
+
+
+def test_brightness_with_no_contrast_is_brightness():
+    p = np.array([0.6, 0.9, 0.99])
+    both = smoothing.brightness_contrast(0.4, 0.3, contrast=0.0)
+    np.testing.assert_allclose(both.certify(p), smoothing.brightness(0.4).certify(p))
+    np.testing.assert_allclose(both.certify(p, 0.005), smoothing.brightness(0.4).certify(p, 0.005))
+    z = both.sample(KEY, IMAGE)
+    slope = (z[0, 0, 0] - z[0, 4, 0]) / (IMAGE[0, 0, 0] - IMAGE[0, 4, 0])
+    np.testing.assert_allclose(z, slope * IMAGE + (z - slope * IMAGE).mean(), atol=1e-5)
+    with pytest.raises(ValueError, match="contrast is"):
+        smoothing.brightness_contrast(0.4, 0.3, contrast=-1.0)
+
+
 def test_translations_by_whole_pixels():
     sigma = 1.5
     start = jnp.zeros((1, 15, 15, 1)).at[0, 7, 7].set(1.0)
