@@ -3,7 +3,7 @@
 Command:  python -m experiments.smoothing_study [--dataset digits] [--sigmas 0.5 0.25 1] [--only METHOD ...] [--seeds 1]; with
           --interference the noise of training is swept against one certified level; --table alone prints the tables and draws. Runs on
           record are not run again.
-Budget:   stated before any run: ``PASSES`` forward and backward passes over the training images (noisy copies and attack steps count),
+Budget:   ``PASSES`` forward and backward passes over the training images (noisy copies and attack steps count),
           12 for MNIST and CIFAR-10, 240 for digits, whatever the method; one run a seed, its last state, nothing tuned on what is
           reported. All have the same net, Adam (rate 1e-3, a fifth after 70 %, again after 85 %), batches of 128, no augmentation, and
           the published weights; copies and steps are fewer than published where the budget is small (``HOW``): 4 copies for MACER

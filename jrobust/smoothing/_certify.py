@@ -1,8 +1,6 @@
 """The smoothing drivers: predict and certify as Cohen et al., over data sets, for any noise."""
 
 import dataclasses
-import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +11,11 @@ import numpy as np
 from jrobust._oracle import Radius, RadiusOracle
 from jrobust._placement import Placement
 from jrobust._progress import progress_bar
-from jrobust._statistics import clopper_pearson, clopper_pearson_upper, sign_test
+from jrobust._statistics import sign_test
 from jrobust._tree import bind
 from jrobust.smoothing._certificate import Certificate, Prediction, certificate_of
 from jrobust.smoothing._noise import Noise
+from jrobust.smoothing._plan import Plan, estimated
 from jrobust.smoothing._run import Run, check_alpha, count, stages, start
 
 
@@ -96,7 +95,7 @@ def certify(
         todo = np.array([i for i in range(run.n) if i not in rows], int)
         with progress_bar(progress and run.placement.writes, run.n, "certify", len(rows)) as advance:
             for part, selection in run.parts(todo, plan.n0, plan.stages[-1]):
-                done = _estimated(run, plan, part, selection)
+                done = estimated(run, plan, part, selection)
                 if records is not None:
                     records.append(done)
                 rows.update((row["i"], row) for row in done)
@@ -106,122 +105,6 @@ def certify(
             records.close()
     ordered = [rows[i] for i in range(run.n)]
     return certificate_of(ordered, n0=plan.n0, n=plan.stages[-1], confidence=1 - plan.alpha, noise=noise)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is drawn, and what is made of it.
-
-    Attributes:
-      n0: selection draws.
-      stages: estimation draws after which it is looked at the counts, growing.
-      alpha: failure probability of the statement about one example.
-      target: the radius that is enough, or None.
-      runner_up: whether the other classes' probabilities are bounded too.
-    """
-
-    n0: int
-    stages: tuple[int, ...]
-    alpha: float
-    target: float | None
-    runner_up: bool
-
-    @property
-    def share(self) -> float:
-        """Of alpha, for one look."""
-        return self.alpha / len(self.stages)
-
-    def warn(self, noise: Noise, shape: tuple[int, ...], classes: int) -> None:
-        """Say before the work that it will be in vain."""
-
-        def certifies(n: int) -> bool:
-            unanimous = np.zeros((1, classes), int)
-            unanimous[0, 0] = n
-            lower, upper = self.bounds(unanimous, np.zeros(1, int), n)
-            return bool(noise.certify(lower, upper, shape=shape)[0] > 0)
-
-        n = self.stages[-1]
-        if certifies(n):
-            return
-        high = next((m for m in (2**i for i in range(27)) if certifies(m)), None)
-        advice = "no number of draws can: the noise hides too little" if high is None else ""
-        if high is not None:
-            low = high // 2
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if certifies(middle) else (middle, high)
-            advice = f"take n >= {high}"
-        warnings.warn(
-            f"n={n} draws cannot certify anything at alpha={self.alpha:g}: even unanimous votes leave no radius, so every example will "
-            f"abstain or have radius 0; {advice}",
-            UserWarning,
-            stacklevel=3,
-        )
-
-    def bounds(self, counts: np.ndarray, chosen: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Lower bounds on the chosen classes' probabilities and upper ones on any other's, both right with probability 1 - share."""
-        hits, most = _hits(counts, chosen)
-        others = counts.shape[1] - 1
-        if not self.runner_up or others < 1:
-            lower = clopper_pearson(hits, n, self.share)
-            return lower, 1.0 - lower
-        lower = clopper_pearson(hits, n, self.share / 2)
-        return lower, np.minimum(clopper_pearson_upper(most, n, self.share / (2 * others)), 1.0 - lower)
-
-    def hopeless(
-        self, counts: np.ndarray, chosen: np.ndarray, n: int, noise: Noise, shape: tuple[int, ...]
-    ) -> np.ndarray:
-        """Where what is wanted is out of reach even of the most favourable probabilities that the counts allow.
-
-        A guess that costs no confidence: to claim less is always allowed.
-        """
-        hits, most = _hits(counts, chosen)
-        upper = clopper_pearson_upper(hits, n, self.share)
-        other = clopper_pearson(most, n, self.share) if self.runner_up else None
-        reach = noise.certify(upper, other, shape=shape)
-        return reach <= 0 if self.target is None else reach < self.target
-
-
-def _hits(counts: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Votes for the chosen classes, and the most for any other."""
-    rows = np.arange(len(counts))
-    rest = counts.copy()
-    rest[rows, chosen] = 0
-    return counts[rows, chosen], rest.max(1)
-
-
-def _estimated(run: Run, plan: Plan, part: np.ndarray, selection: np.ndarray) -> list[dict[str, Any]]:
-    """The answers about a few examples."""
-    begin, began = 0, time.perf_counter()
-    chosen, counts = selection.argmax(1), np.zeros(selection.shape, np.int64)
-    lower, upper, radius = np.zeros(len(part)), np.ones(len(part)), np.zeros(len(part))
-    draws, open_ = np.zeros(len(part), int), np.arange(len(part))
-    for end in plan.stages:
-        counts[open_] += run.votes(1, part[open_], begin, end, run.width(plan.n0))
-        seen, picked = counts[open_], chosen[open_]
-        lower[open_], upper[open_] = plan.bounds(seen, picked, end)
-        radius[open_] = run.noise.certify(lower[open_], upper[open_], shape=run.shape)
-        draws[open_], begin = end, end
-        enough = np.zeros(len(open_), bool) if plan.target is None else radius[open_] >= plan.target
-        if end != plan.stages[-1]:
-            open_ = open_[~(enough | plan.hopeless(seen, picked, end, run.noise, run.shape))]
-        if not len(open_):
-            break
-    seconds = (time.perf_counter() - began) / len(part)
-    return [
-        {
-            "i": int(i),
-            "prediction": int(chosen[k]) if lower[k] >= upper[k] else -1,
-            "radius": float(radius[k]),
-            "lower": float(lower[k]),
-            "upper": float(upper[k]),
-            "selected": int(chosen[k]),
-            "counts": counts[k].tolist(),
-            "draws": int(draws[k]),
-            "seconds": seconds,
-        }
-        for k, i in enumerate(part)
-    ]
 
 
 def predict(
@@ -299,7 +182,7 @@ def _solve(noise: Noise, key: Any, f: Any, threat: Any, x: Any, *, plan: Plan, b
         raise ValueError("cohen needs an objective with a label (jr.objectives.classification)")
     run = Run(noise, f, _outputs, key, np.asarray(x)[None], batch_size, Placement())
     ((part, selection),) = run.parts(np.zeros(1, int), plan.n0, plan.stages[-1])
-    (answer,) = _estimated(run, plan, part, selection)
+    (answer,) = estimated(run, plan, part, selection)
     radius = answer["radius"] if answer["selected"] == int(f.label) else 0.0
     rounded = np.float32(radius)
     rounded = np.nextafter(rounded, np.float32(0)) if rounded > radius else rounded  # never more than what is certified

@@ -38,7 +38,8 @@ def test_no_change_of_certified_size_turns_the_vote(change, k):
     n, seen, broken_above = 7, 0, 0
     noise = smoothing.subsample(k, change=change)
     for bias in np.linspace(0.6, 0.99, 12):
-        table = {s: np.eye(2)[int(rng.random() > bias)] for size in (k,) for s in itertools.combinations(NAMES, size)}
+        # every vote with a point that is not in the cloud is for the other class
+        table = {s: np.eye(2)[int(max(s) >= n or rng.random() > bias)] for s in itertools.combinations(NAMES, k)}
         p = shares(table, range(n), k)
         if p[0] <= 0.5:
             continue

@@ -12,8 +12,7 @@ import jrobust as jr
 from jrobust import smoothing
 from jrobust._placement import Placement
 from jrobust._statistics import at_least, average, clopper_pearson, clopper_pearson_upper, proportion, reject
-from jrobust.smoothing import _certify
-from jrobust.smoothing._certify import Plan
+from jrobust.smoothing._plan import Plan, estimated
 from jrobust.smoothing._run import Run
 
 KEY = jax.random.key(0)
@@ -47,7 +46,7 @@ def test_coverage(p, stages, runner_up):
     true = float(NOISE.certify(p[0], p[1]))
     plan = Plan(10, stages, alpha, 0.8 * true, runner_up)
     dice = Dice(p, np.random.default_rng(0))
-    rows = _certify._estimated(dice, plan, np.arange(M), np.tile([9, 1, 0], (M, 1)))
+    rows = estimated(dice, plan, np.arange(M), np.tile([9, 1, 0], (M, 1)))
     binary = float(NOISE.certify(p[0]))
     reached = true if runner_up else binary
     wrong = sum(row["radius"] > reached + 1e-9 for row in rows)

@@ -1,0 +1,128 @@
+"""What is drawn for a certificate, after how many draws it is looked at, and what the counts then say."""
+
+import dataclasses
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+
+from jrobust._statistics import clopper_pearson, clopper_pearson_upper
+from jrobust.smoothing._noise import Noise
+from jrobust.smoothing._run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is drawn, and what is made of it.
+
+    Attributes:
+      n0: selection draws.
+      stages: estimation draws after which it is looked at the counts, growing.
+      alpha: failure probability of the statement about one example.
+      target: the radius that is enough, or None.
+      runner_up: whether the other classes' probabilities are bounded too.
+    """
+
+    n0: int
+    stages: tuple[int, ...]
+    alpha: float
+    target: float | None
+    runner_up: bool
+
+    @property
+    def share(self) -> float:
+        """Of alpha, for one look."""
+        return self.alpha / len(self.stages)
+
+    def warn(self, noise: Noise, shape: tuple[int, ...], classes: int) -> None:
+        """Say before the work that it will be in vain."""
+
+        def certifies(n: int) -> bool:
+            unanimous = np.zeros((1, classes), int)
+            unanimous[0, 0] = n
+            lower, upper = self.bounds(unanimous, np.zeros(1, int), n)
+            return bool(noise.certify(lower, upper, shape=shape)[0] > 0)
+
+        n = self.stages[-1]
+        if certifies(n):
+            return
+        high = next((m for m in (2**i for i in range(27)) if certifies(m)), None)
+        advice = "no number of draws can: the noise hides too little" if high is None else ""
+        if high is not None:
+            low = high // 2
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if certifies(middle) else (middle, high)
+            advice = f"take n >= {high}"
+        warnings.warn(
+            f"n={n} draws cannot certify anything at alpha={self.alpha:g}: even unanimous votes leave no radius, so every example will "
+            f"abstain or have radius 0; {advice}",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def bounds(self, counts: np.ndarray, chosen: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lower bounds on the chosen classes' probabilities and upper ones on any other's, both right with probability 1 - share."""
+        hits, most = _hits(counts, chosen)
+        others = counts.shape[1] - 1
+        if not self.runner_up or others < 1:
+            lower = clopper_pearson(hits, n, self.share)
+            return lower, 1.0 - lower
+        lower = clopper_pearson(hits, n, self.share / 2)
+        return lower, np.minimum(clopper_pearson_upper(most, n, self.share / (2 * others)), 1.0 - lower)
+
+    def hopeless(
+        self, counts: np.ndarray, chosen: np.ndarray, n: int, noise: Noise, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Where what is wanted is out of reach even of the most favourable probabilities that the counts allow.
+
+        A guess that costs no confidence: to claim less is always allowed.
+        """
+        hits, most = _hits(counts, chosen)
+        upper = clopper_pearson_upper(hits, n, self.share)
+        other = clopper_pearson(most, n, self.share) if self.runner_up else None
+        reach = noise.certify(upper, other, shape=shape)
+        return reach <= 0 if self.target is None else reach < self.target
+
+
+def _hits(counts: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Votes for the chosen classes, and the most for any other."""
+    rows = np.arange(len(counts))
+    rest = counts.copy()
+    rest[rows, chosen] = 0
+    return counts[rows, chosen], rest.max(1)
+
+
+def estimated(run: Run, plan: Plan, part: np.ndarray, selection: np.ndarray) -> list[dict[str, Any]]:
+    """The answers about a few examples."""
+    begin, began = 0, time.perf_counter()
+    chosen, counts = selection.argmax(1), np.zeros(selection.shape, np.int64)
+    lower, upper, radius = np.zeros(len(part)), np.ones(len(part)), np.zeros(len(part))
+    draws, open_ = np.zeros(len(part), int), np.arange(len(part))
+    for end in plan.stages:
+        counts[open_] += run.votes(1, part[open_], begin, end, run.width(plan.n0))
+        seen, picked = counts[open_], chosen[open_]
+        lower[open_], upper[open_] = plan.bounds(seen, picked, end)
+        radius[open_] = run.noise.certify(lower[open_], upper[open_], shape=run.shape)
+        draws[open_], begin = end, end
+        enough = np.zeros(len(open_), bool) if plan.target is None else radius[open_] >= plan.target
+        if end != plan.stages[-1]:
+            open_ = open_[~(enough | plan.hopeless(seen, picked, end, run.noise, run.shape))]
+        if not len(open_):
+            break
+    seconds = (time.perf_counter() - began) / len(part)
+    return [
+        {
+            "i": int(i),
+            "prediction": int(chosen[k]) if lower[k] >= upper[k] else -1,
+            "radius": float(radius[k]),
+            "lower": float(lower[k]),
+            "upper": float(upper[k]),
+            "selected": int(chosen[k]),
+            "counts": counts[k].tolist(),
+            "draws": int(draws[k]),
+            "seconds": seconds,
+        }
+        for k, i in enumerate(part)
+    ]
