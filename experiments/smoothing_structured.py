@@ -1,8 +1,8 @@
 """Structured smoothing, one experiment a method, each at toy scale: what is claimed of the method, looked at once.
 
 Command:  python -m experiments.smoothing_structured [--only NAME ...] [--seed 0]; --table prints the tables of the records.
-          Nothing but the wheel's digits is read, MNIST where an experiment says so (--data-dir or $TFDS_DATA_DIR).
-Hardware: 2 CPU cores, shared. Wall time: from one to five minutes an experiment.
+          Nothing but the wheel's digits is read, and MNIST where an experiment says so ($TFDS_DATA_DIR).
+Hardware: 2 CPU cores, shared with others. Wall time: one to ten minutes an experiment (``seconds`` in the records), half an hour in all.
 Expected: the tables of experiments/README.md, and what is said below each.
 
 One line a setting is written to records/smoothing_structured.jsonl; an experiment's old lines of the same seed are replaced.

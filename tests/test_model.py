@@ -339,3 +339,13 @@ def test_digests_are_those_of_another_process():
         name, _, value = line.rpartition("=")
         there[name] = value
     assert there == here
+
+
+def test_a_model_of_several_outputs_where_they_are_asked_for():
+    x = jnp.ones((2, 3))
+    dense = functional(lambda z: jnp.stack([z, -z], -1), x, dense=True)
+    assert dense.apply(dense.leaves, jnp.ones((5, 3))).shape == (5, 3, 2)
+    with pytest.raises(ValueError, match=r"float logits \[B, K\]"):
+        functional(lambda z: jnp.stack([z, -z], -1), x)
+    with pytest.raises(ValueError, match=r"float logits \[B, ..., K\]"):
+        functional(lambda z: z[:, 0], x, dense=True)

@@ -48,7 +48,7 @@ def run(seed: int, count: int = 4, draws: int = 800, steps: int = 500) -> list[d
             outputs=np.zeros_like(of) if same else of, n0=50, n=draws, alpha=0.01, key=jax.random.key(seed), batch_size=256,
         )  # fmt: skip
         clean = float((done.prediction == test_y).mean())
-        ways = {"one by one": {"together": False}, "together": {}, "together, integers": {"integer": True, "bins": 4}}
+        ways = {"one by one": {"together": False}, "together": {}, "together, integers": {"integer": True, "bins": 6}}
         for counted, how in ways.items():
             shares = {f"e{e:g}": float(done.robust(e, test_y, **how).mean() / SIDE**2) for e in EPS}
             records.append(

@@ -46,7 +46,7 @@ class LocalizedCertificate:
           y: int labels [N, ...]: count those alone that are predicted right.
           together: one perturbation for all outputs (`collective`); False: each output at its own worst one.
           integer: solve the integer program instead of its relaxation.
-          bins: distinct radii of a cell; more are rounded down to so many.
+          bins: distinct radii of a cell, >= 2; where there are more they are rounded down to so many of them.
         """
         if y is not None and np.shape(y) != self.prediction.shape:
             raise ValueError(f"y is integer labels {self.prediction.shape}, got shape {np.shape(y)}")
@@ -59,11 +59,15 @@ class LocalizedCertificate:
             eta = np.where(held, ndtri(np.where(held, lower, 0.75)) ** 2, 0.0)
             rows, etas, many = [], [], []
             for i in range(len(weights)):
-                mine = np.sort(eta[held & (self.cells == i)])
-                for group in np.array_split(mine, min(bins, len(mine))) if len(mine) else ():
-                    rows.append(weights[i])
-                    etas.append(group[0])
-                    many.append(len(group))
+                mine = eta[held & (self.cells == i)]
+                if not len(mine):
+                    continue
+                distinct = np.unique(mine)
+                levels = distinct[np.unique(np.linspace(0, len(distinct) - 1, bins).astype(int))]
+                of_level = np.bincount(np.searchsorted(levels, mine, side="right") - 1)
+                rows += [weights[i]] * len(levels)
+                etas += levels.tolist()
+                many += of_level.tolist()
             if not rows:
                 out.append(0)
             elif together:

@@ -114,3 +114,14 @@ def test_bad_input(change, message):
         smoothing.localized(mixed, np.zeros((1, 2)), **call)
     with pytest.raises(ValueError, match="weights are"):
         smoothing.collective(SIGMA, [1.0], 0.1)
+
+
+def test_fewer_bins_say_less_and_the_largest_keeps_its_own():
+    lower = np.array([[*np.linspace(0.6, 0.95, 12), 0.99, 0.99, 0.99]])
+    cells = np.arange(15) % 2
+    cert = smoothing.LocalizedCertificate(np.zeros((1, 15), np.int32), lower, cells, SIGMA, 10, 100, 0.999)
+    for eps in (0.1, 0.2, 0.3):
+        many, few = (int(cert.robust(eps, bins=b)[0]) for b in (32, 2))
+        assert 3 <= few <= many
+        assert cert.robust(eps, together=False)[0] <= many
+    assert cert.robust(0.0)[0] == 15
