@@ -4,53 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jrobust._objective import Loss, Objective
 from jrobust._oracle import Bound, Oracle, require
 from jrobust._transforms import Crafting, at_bounds
 from jrobust._tree import bind
-from jrobust.bounds import crown_ibp, ibp
+from jrobust.bounds import crown_ibp
+from jrobust.bounds._fused import fusing, log_sum_exp
 from jrobust.sets import Threat
 from jrobust.training._losses import blend
 from jrobust.training._schedules import Schedule
 from jrobust.training._step import Scheduled
-from jrobust.typing import Array, Float
-
-
-def _both(violation: Callable[[Any], Any], outputs: Any) -> Float[Array, " m"]:
-    margins = violation(outputs)
-    return jnp.concatenate([margins, -margins])
-
-
-def _on_chords(violation: Callable[[Any], Any], hi: Any, slopes: Any, outputs: Any) -> Float[Array, " 1"]:
-    return jnp.sum(slopes * (violation(outputs) - hi), keepdims=True)
-
-
-def chords(lo: Float[Array, " m"], hi: Float[Array, " m"], shift: Any) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """``(ends, slopes)``: of exp(m - shift) on [lo, hi] the value at hi, and the slope of its chord.
-
-    >>> ends, slopes = chords(jnp.array([0.0, 1.0]), jnp.array([2.0, 1.0]), 1.0)
-    >>> print(ends, slopes)  # (e - 1/e) / 2; where the ends meet the derivative
-    [2.7182817 1.       ] [1.1752012 1.       ]
-    """
-    width = jnp.maximum(hi - lo, 0.0)
-    wide = jnp.where(width > 1e-2, width, 1.0)
-    share = jnp.where(width > 1e-2, -jnp.expm1(-wide) / wide, 1.0 - width / 2 + width**2 / 6)
-    ends = jnp.exp(hi - shift)
-    return ends, ends * share
 
 
 def _solve(method: Oracle, key: Any, f: Objective, s: Any) -> Bound:
-    """``log sum_j exp(margin_j)`` of a classification, on the chords between the margins' ends by IBP."""
-    found = ibp().solve(key, Objective(f.outputs, bind(_both, f.violation)), s).info["elements"]
-    hi, low = jnp.split(found, 2)
-    shift = jax.lax.stop_gradient(jnp.max(hi))  # changes no bound, and nothing overflows
-    ends, slopes = chords(-low, hi, shift)
-    below = method.solve(key, Objective(f.outputs, bind(_on_chords, f.violation, hi, slopes)), s).value
-    least = jnp.sum(jnp.exp(-low - shift))  # by rounding alone it may come out lower
-    total = jnp.maximum(jnp.sum(ends) + jnp.minimum(below, 0.0), jnp.maximum(least, jnp.finfo(found.dtype).tiny))
-    return Bound(shift + jnp.log(total), None, {})
+    """``log sum_j exp(margin_j)`` of a classification."""
+    del key
+    return Bound(log_sum_exp(f, s, method), None, {})
 
 
 def fused(
@@ -70,7 +40,7 @@ def fused(
     Args:
       loss: a `jr.Loss` of logits; the bounded part is their cross-entropy whatever it reduces them by.
       threat: the perturbations; its own eps is used where ``eps`` is None.
-      bound: an upper oracle, by default `jr.bounds.crown_ibp`.
+      bound: `jr.bounds.crown_ibp` (by default), `ibp`, `crown` or `alpha_crown`.
       eps, kappa: as of `certified`.
       crafting: which statistics of BatchNorm the bound sees, as of `jr.worst_case`.
 
@@ -79,6 +49,7 @@ def fused(
 
     Raises:
       ValueError: a lower oracle; an unknown ``crafting``.
+      TypeError: an upper oracle that is none of these.
 
     Guarantee: the bounded part is an upper bound of the cross-entropy at every point of the set, in exact arithmetic, of the model in
       inference mode, never above that of `certified` by `jr.bounds.ibp`. Beside that by `jr.bounds.crown_ibp` it may lie on either side:
@@ -89,7 +60,7 @@ def fused(
 
     Deviations: the chords stand between the margins' ends by IBP with the last layer elided, not those of the single logits.
 
-    >>> import jrobust as jr
+    >>> import jax.numpy as jnp, jrobust as jr
     >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
     >>> args, how = (jnp.eye(2), None, jnp.eye(2), jnp.arange(2)), {"key": jax.random.key(0), "train": True}
     >>> print(fused(loss, jr.sets.linf(0.5)).build(0)(*args, **how)[0])  # of two classes there is one margin, at most -1 + 2 * 0.5
@@ -97,6 +68,7 @@ def fused(
     """
     method = crown_ibp() if bound is None else bound
     require(("upper",), method, by="fused")
+    fusing(method)
     oracle = Oracle("upper", bind(_solve, method), host=method.host, name=f"fused({method.name})")
     at_bounds(loss, threat, oracle, crafting=crafting)  # refuses what cannot serve
 

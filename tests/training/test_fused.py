@@ -35,8 +35,11 @@ def losses(robust, params):
     return robust.build(0)(params, None, X, Y, **HOW)[0]
 
 
-@pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh], ids=["relu", "tanh"])
-@pytest.mark.parametrize("threat", [jr.sets.linf(0.1), jr.sets.l2(0.4, clip=(0, 1))], ids=["linf", "l2"])
+@pytest.mark.parametrize(
+    ("activation", "threat"),
+    [(jax.nn.relu, jr.sets.linf(0.1)), (jnp.tanh, jr.sets.l2(0.4, clip=(0, 1)))],
+    ids=["relu, linf", "tanh, l2"],
+)
 def test_it_lies_above_sampled_losses_and_below_intervals(activation, threat):
     loss = net(activation)
     fused = jax.jit(lambda p: losses(training.fused(loss, threat), p))
@@ -75,7 +78,7 @@ def test_one_margin_has_its_own_bound_and_the_chord():
     np.testing.assert_allclose(found, jnp.log1p(jnp.exp(margin)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e3])
+@pytest.mark.parametrize("scale", [30.0, 1e3])
 def test_large_margins_do_not_overflow(scale):
     loss, threat = net(jax.nn.relu), jr.sets.linf(0.1)
     value = lambda p: jnp.mean(losses(training.fused(loss, threat), p))  # noqa: E731
@@ -105,3 +108,5 @@ def test_nonsense_is_refused():
     loss = net(jax.nn.relu)
     with pytest.raises(ValueError, match="fused"):
         training.fused(loss, jr.sets.linf(0.1), jr.attacks.fgsm())
+    with pytest.raises(TypeError, match="fused takes ibp, crown_ibp, crown or alpha_crown, got zonotope"):
+        training.fused(loss, jr.sets.linf(0.1), jr.bounds.zonotope())
