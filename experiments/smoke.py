@@ -43,11 +43,26 @@ def made(train: Train, model: Any, batch: int) -> tuple[Any, ...]:
     apply, params, rest = jr.nnx.functional(model)
     if train.method in PAIRS:
         params, rest = ({"student": tree, "teacher": tree} for tree in (params, rest))
+    constant = lambda x: jnp.zeros((len(x), 10))  # noqa: E731
     setting = Setting(
-        jr.objectives.cross_entropy(apply), train.eps, lambda t: train.eps, lambda t: train.kappa, train.attack_steps,
-        train.replays, 10, 100, (batch, *SHAPES[train.dataset]), lambda x: jnp.zeros((len(x), 10)), train.weight, 1000, batch, model,
-        sigma=train.sigma, samples=train.samples,
-    )  # fmt: skip
+        loss=jr.objectives.cross_entropy(apply),
+        eps=train.eps,
+        ramp=lambda t: train.eps,
+        kappa=lambda t: train.kappa,
+        steps=train.attack_steps,
+        replays=train.replays,
+        classes=10,
+        epoch=100,
+        batch=(batch, *SHAPES[train.dataset]),
+        standard=constant,
+        teacher=constant,
+        weight=train.weight,
+        total=1000,
+        examples=batch,
+        net=model,
+        sigma=train.sigma,
+        samples=train.samples,
+    )
     tx = optimiser(dataclasses.replace(train, schedule="steps"), 1000)  # a cyclic rate begins at 0
     step, memory = step_and_memory(train.method, setting, tx)
     return step, tx, params, rest, memory

@@ -7,7 +7,7 @@ Budget:   stated before any run: as many gradient passes over the training data 
           same net, Adam (rate 1e-3, a fifth after 70 %, again after 85 %), batches of 128, and no augmentation.
 Judged:   the whole test split, or its first ``--examples``: clean, PGD-20 (cross-entropy), AutoAttack (standard), and for certified methods
           CROWN-IBP; no method by the attack it trained with alone.
-Hardware: 2 CPU cores; about half an hour for three seeds of all methods on digits, some hours on MNIST.
+Hardware: 2 CPU cores; about an hour for three seeds of all methods on digits, some hours on MNIST.
 """
 
 import dataclasses
@@ -16,20 +16,22 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
 
 import jrobust as jr
 from jrobust import data, training
-from jrobust.cli._methods import CERTIFIED, METHODS, SMOOTHED
+from jrobust.cli._methods import CERTIFIED, METHODS, NEEDS, SMOOTHED
 from jrobust.cli._presets import PRESETS
 from jrobust.cli._train import Train
 
 STUDIED = tuple(m for m in METHODS if m not in SMOOTHED)  # those under noise: smoothing_study.py
 RECORDS = Path(__file__).parent / "records"
 ATTACK_STEPS, REPLAYS = 10, 8
-# forward and backward passes of one epoch, as the papers count them
+TEACHERS = {"standard": "natural", "teacher": "pgd"}  # trained at their own budget, which is not counted
+# forward and backward passes of one epoch, as the papers count them; a gradient that is differentiated again is two
 PASSES = {
     "natural": 1,
     "pgd": ATTACK_STEPS + 1,
@@ -54,9 +56,29 @@ PASSES = {
     "iaat": 3 * ATTACK_STEPS + 3,
     "cfa": ATTACK_STEPS + 1,
     "cfa-trades": ATTACK_STEPS + 2,
+    "dkl": ATTACK_STEPS + 2,
+    "gradient-penalty": 2,
+    "jacobian-penalty": 2,
+    "cure": 5,
+    "llr": 2 + 5,
+    "pgd-gor": ATTACK_STEPS + 1,
+    "pgd-so": ATTACK_STEPS + 1,
+    "pgd-ls": ATTACK_STEPS + 1,
+    "trades-mixup": ATTACK_STEPS + 2,
+    "trades-cutmix": ATTACK_STEPS + 2,
+    "union-max": 3 * ATTACK_STEPS + 2,
+    "union-mean": 3 * ATTACK_STEPS + 3,
+    "ensemble": 3,
+    "ard": ATTACK_STEPS + 3,  # here and below the teachers' forward passes count as one
+    "rslad": ATTACK_STEPS + 3,
+    "iad-i": ATTACK_STEPS + 3,
+    "iad-ii": ATTACK_STEPS + 3,
+    "b-mtard": ATTACK_STEPS + 3,
+    "defensive-distillation": 2,  # one of the teacher, one of the student
     "ibp": 3,
     "ibp-shi": 3,
     "crown-ibp": 8,
+    "crown-ibp-fused": 4,
     "sabr": ATTACK_STEPS + 3,
     "taps": 8 + 3,
     "staps": 8 + ATTACK_STEPS + 3,
@@ -119,10 +141,17 @@ def judged(config: Config, method: str, run: Path) -> dict[str, float]:
     }
 
 
-def one(config: Config, method: str, seed: int, folder: Path) -> dict[str, object]:
-    """Train and judge one method with one seed."""
-    out = folder / f"{method}-{seed}"
-    options = {"standard": str(folder / f"natural-{seed}")} if method == "hat" else {}
+def trained(config: Config, method: str, seed: int, folder: Path, **options: Any) -> tuple[Train, float]:
+    """A finished run, and the seconds of its own training: new ones if it is not there, with the models that it is taught by before."""
+    name = f"{method}-{seed}"
+    if method == "defensive-distillation":
+        if "teacher" in options:
+            name += "-teacher"
+        else:
+            options["teacher"] = trained(config, method, seed, folder, teacher=None)[0].out
+    for role in NEEDS.get(method, ()):
+        options[role] = trained(config, TEACHERS[role], seed, folder)[0].out
+    out = folder / name
     train = Train(
         dataset=config.dataset,
         model=config.model,
@@ -140,10 +169,21 @@ def one(config: Config, method: str, seed: int, folder: Path) -> dict[str, objec
     )
     begin = time.monotonic()
     train.run()
-    seconds = time.monotonic() - begin
-    setting = {"dataset": config.dataset, "model": config.model, "eps": config.eps, "method": method, "seed": seed}
+    return train, time.monotonic() - begin
+
+
+def one(config: Config, method: str, seed: int, folder: Path) -> dict[str, object]:
+    """Train and judge one method with one seed."""
+    train, seconds = trained(config, method, seed, folder)
+    setting: dict[str, object] = {
+        "dataset": config.dataset,
+        "model": config.model,
+        "eps": config.eps,
+        "method": method,
+        "seed": seed,
+    }
     budget = {"epochs": train.epochs, "passes_an_epoch": PASSES[method], "seconds_with_compilation": round(seconds, 1)}
-    return setting | budget | judged(config, method, out)
+    return setting | budget | judged(config, method, folder / f"{method}-{seed}")
 
 
 def table(records: list[dict[str, object]]) -> str:

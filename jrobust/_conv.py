@@ -69,8 +69,8 @@ def conv_as_dot(
     A step s, of a stride or of the input's dilation, is split off first: neighbours by s become channels, and no such step is left.
     A dilation of the kernel stays, as do steps of several kinds, strides that skip inputs, and groups of one channel. Then a
     forward convolution has few kernel taps: slices, concatenated along channels, and dots. An input gradient has them too, but
-    the dots come first, then a shifted sum. A weight gradient has few output positions: one slice of the input per position,
-    each dotted with the whole kernel.
+    the dots come first, then a shifted sum. A weight gradient (of an input gradient, too) has few output positions: one slice of the
+    input per position, each dotted with the whole kernel.
 
     Returns:
         the output, or None where both counts exceed 1024 slices or an operand is empty.
@@ -105,10 +105,10 @@ def conv_as_dot(
     if min(taps, positions) > _MAX_SLICES:
         return None
     plain = all(a.stride == a.lhs_dilation == a.phases == 1 for a in axes)
-    if any(n in w.names and n not in x.names for n in _phases(spatial)):
-        form = _by_scatter
-    elif taps > positions:
+    if taps > positions:
         form = _by_positions
+    elif any(n in w.names and n not in x.names for n in _phases(spatial)):
+        form = _by_scatter
     elif products:
         form = _by_products
     else:

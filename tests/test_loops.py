@@ -139,6 +139,24 @@ def test_conv_and_both_gradients_agree_with_lax(seed):
     close(b, expected)
 
 
+def test_the_weight_gradient_of_an_input_gradient_multiplies_little():
+    """As gradients of bounds and double backpropagation take it: its kernel is an image, with far more places than its output."""
+    b, n, c, o, k = 4, 16, 3, 5, 4
+    x, w, out = jnp.ones((b, n, n, c)), jnp.ones((k, k, c, o)), jnp.ones((b, n // 2, n // 2, o))
+
+    def of_weights(x, w, out):
+        back = lambda w: jax.vjp(lambda x: conv(x, w, 2), jnp.zeros_like(x))[1](out)[0]  # noqa: E731
+        return jax.vjp(back, w)[1](x)[0]
+
+    fn = _loops.rewrite(of_weights)
+    assert not has_conv(fn, x, w, out)
+    cost = jax.jit(fn).lower(x, w, out).compile().cost_analysis()
+    assert (
+        cost["flops"] < 3 * 2 * out.size * k * k * c
+    )  # phases that hang over the edge included; it was 16 times what is needed
+    close(fn(x, w, out), of_weights(x, w, out))
+
+
 def test_conv_element_types_and_limits():
     x, w = jnp.ones((1, 4, 4, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 2), jnp.bfloat16)
     for preferred in (None, jnp.float32):

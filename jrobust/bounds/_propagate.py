@@ -160,7 +160,7 @@ def _rows(
     return jax.tree.map(lambda end: end.reshape(aval.shape), out)
 
 
-def _bound(problem: Problem, method: Method, by: Bounded, form: Form) -> Array:
+def bound_of(problem: Problem, method: Method, by: Bounded, form: Form) -> Array:
     """An upper bound of one form; where ``by`` has no pair, the interval serves."""
     if not method.steps or not by.theta:
         return upper(problem, by, form)[0]
@@ -169,7 +169,20 @@ def _bound(problem: Problem, method: Method, by: Bounded, form: Form) -> Array:
 
 def one_sided(problem: Problem, method: Method, by: Bounded, i: int, default: Array) -> Array:
     """Upper bounds of every entry of value ``i`` by backward passes."""
-    return _rows(problem, by, i, method.memory, lambda form: _bound(problem, method, by, form), None, default)
+    return _rows(problem, by, i, method.memory, lambda form: bound_of(problem, method, by, form), None, default)
+
+
+def ends_of(
+    problem: Problem, method: Method, by: Bounded, i: int, default: Interval, open_: Array | None = None
+) -> Interval:
+    """Both bounds of value ``i`` by backward passes, of the open entries (None: of all)."""
+
+    def both(form: Form) -> Interval:
+        signs = jnp.array([-1.0, 1.0], form.offset.dtype)
+        below, above = jax.vmap(lambda sign: bound_of(problem, method, by, scaled(form, sign)))(signs)
+        return Interval(-below, above)
+
+    return _rows(problem, by, i, method.memory, both, open_, default)
 
 
 def two_sided(problem: Problem, method: Method, by: Bounded, i: int, default: Interval) -> Interval:
@@ -177,15 +190,9 @@ def two_sided(problem: Problem, method: Method, by: Bounded, i: int, default: In
 
     Of a settled entry the interval stays as it is, unless it lies on the first affine chain: interval arithmetic goes on from there.
     """
-
-    def both(form: Form) -> Interval:
-        signs = jnp.array([-1.0, 1.0], form.offset.dtype)
-        below, above = jax.vmap(lambda sign: _bound(problem, method, by, scaled(form, sign)))(signs)
-        return Interval(-below, above)
-
     first = i in problem.pure
     open_ = jnp.ones(default.lo.shape, bool) if first else unsettled(problem, by.env | {i: default}, i)
-    return _rows(problem, by, i, method.memory, both, open_, default)
+    return ends_of(problem, method, by, i, default, open_)
 
 
 def posed(fn: Callable[[Any], Any], s: Any, method: Method) -> Problem:

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
 import jrobust as jr
-from jrobust import training
+from jrobust import data, training
 from jrobust.training import Schedule
+
+_CIFAR = (32, 32, 3)  # where radii and lengths were published
 
 
 class Setting(NamedTuple):
@@ -21,7 +25,7 @@ class Setting(NamedTuple):
       steps: of the inner attack.
       classes, epoch: number of classes, batches in an epoch.
       batch: shape of a batch.
-      standard: a model trained without attacks, for HAT.
+      standard, teacher: a model trained without attacks, and a robust one, where the method asks for them (`NEEDS`).
       weight: of the bound (SABR: size of its box), where a method lies between an attack and a bound; None: its own.
       accumulate, dtype: parts that a batch is worked at in; of the layers' arithmetic.
       total, examples: steps of the whole training, and how large the training set is.
@@ -38,7 +42,8 @@ class Setting(NamedTuple):
     classes: int
     epoch: int
     batch: tuple[int, ...]
-    standard: Callable[[Any], Any] | None
+    standard: Callable[[Any], Any] | None = None
+    teacher: Callable[[Any], Any] | None = None
     weight: float | None = None
     total: int = 1
     examples: int = 1
@@ -72,9 +77,67 @@ def _pair(method: Callable[..., Any]) -> Callable[[Setting], Any]:
     return lambda s: method(s.loss, s.threat, attack=s.steps)
 
 
-def _hat(s: Setting) -> Any:
+def _taught(method: Callable[..., Any], *by: str) -> Callable[[Setting], Any]:
+    """By models that do not change: ``"teacher"`` and ``"standard"``, as `NEEDS` says."""
+
+    def made(s: Setting) -> Any:
+        models = [getattr(s, name) for name in by]
+        assert None not in models, "looked at before"
+        return method(s.loss, s.threat, *models, attack=s.steps)
+
+    return made
+
+
+def _wary(method: Callable[..., Any], begin: float, *by: str) -> Callable[[Setting], Any]:
+    """IAD, which trusts its teacher wholly for the published part of the training."""
+
+    def made(s: Setting) -> Any:
+        beta = lambda t: 0.1 * (t >= begin * s.total)  # noqa: E731
+        return training.scheduled(lambda t: _taught(partial(method, beta=beta(t)), *by)(s))
+
+    return made
+
+
+def _ensemble(s: Setting) -> Any:
     assert s.standard is not None, "looked at before"
-    return training.hat(s.loss, s.threat, s.standard, attack=s.steps)
+    return training.ensemble(s.loss, s.threat, [s.standard])
+
+
+def _cure(s: Setting) -> Any:
+    """Published as fine-tuning: h rises from 0, where it is natural training, to as far in radii as the authors' 3 is on CIFAR-10."""
+    full = 3.0 * (prod(s.batch[1:]) / prod(_CIFAR)) ** 0.5 / (8 / 255)
+    return training.scheduled(lambda t: training.cure(s.loss, h=full * s.ramp(t)))
+
+
+def _orthogonal(groups: int) -> Callable[[Setting], Any]:
+    def made(s: Setting) -> Any:
+        dense = all(
+            jnp.ndim(w) != 4 for w in jax.tree.leaves(jr.nnx.functional(s.net).params)
+        )  # a net without convolutions
+        return training.gor(_pgd(s), groups=groups, dense=dense)
+
+    return made
+
+
+def _softened(
+    method: Callable[..., Any], *, smoothing: float = 0.0, mix: Callable[..., Any] | None = None
+) -> Callable[[Setting], Any]:
+    def made(s: Setting) -> Any:
+        robust = method(s._replace(loss=jr.objectives.soft_cross_entropy(s.loss.outputs)))
+        return training.softened(robust, classes=s.classes, smoothing=smoothing, mix=mix)
+
+    return made
+
+
+def _union(how: Literal["max", "mean"]) -> Callable[[Setting], Any]:
+    """Of linf, l2 and l1: 0.5 and 12 beside 8/255 on CIFAR-10, as far in each entry elsewhere."""
+
+    def made(s: Setting) -> Any:
+        share, entries = s.eps / (8 / 255), prod(s.batch[1:]) / prod(_CIFAR)
+        l2, l1 = jr.sets.l2(0.5 * share * entries**0.5, clip=(0, 1)), jr.sets.l1(12.0 * share * entries, clip=(0, 1))
+        return training.union(s.loss, s.threat, l2, l1, how=how, attack=s.steps)
+
+    return made
 
 
 def _fat(beta: float | None) -> Callable[[Setting], Any]:
@@ -179,7 +242,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "mart": _pair(training.mart),
     "pgd-awp": lambda s: training.awp(_pgd(s), gamma=0.01),
     "trades-awp": lambda s: training.awp(_pair(training.trades)(s), gamma=0.005),
-    "hat": _hat,
+    "hat": _taught(training.hat, "standard"),
     "gkl": lambda s: training.gkl(s.loss, s.threat, classes=s.classes, epoch=s.batches, attack=s.steps),
     "lbgat": _pair(training.lbgat),
     "lbgat-6": _pair(partial(training.lbgat, beta=6.0)),
@@ -191,9 +254,29 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "iaat": _iaat,
     "cfa": _cfa(None),
     "cfa-trades": _cfa(6.0),
+    "dkl": _pair(training.dkl),
+    "gradient-penalty": lambda s: training.gradient_penalty(s.loss, weight=s.eps, norm="l1"),
+    "jacobian-penalty": lambda s: training.jacobian_penalty(s.loss),
+    "cure": _cure,
+    "llr": lambda s: training.llr(s.loss, s.threat),
+    "pgd-gor": _orthogonal(8),
+    "pgd-so": _orthogonal(1),
+    "pgd-ls": _softened(_pgd, smoothing=0.1),
+    "trades-mixup": _softened(_pair(training.trades), mix=data.mixup),
+    "trades-cutmix": _softened(_pair(training.trades), mix=data.cutmix),
+    "union-max": _union("max"),
+    "union-mean": _union("mean"),
+    "ensemble": _ensemble,
+    "ard": _taught(training.ard, "teacher"),
+    "rslad": _taught(training.rslad, "teacher"),
+    "iad-i": _wary(training.iad_i, 60 / 200, "teacher"),
+    "iad-ii": _wary(training.iad_ii, 40 / 200, "teacher", "standard"),
+    "b-mtard": _taught(training.b_mtard, "teacher", "standard"),
+    "defensive-distillation": lambda s: training.defensive_distillation(s.loss, s.teacher),
     "ibp": _certified(jr.bounds.ibp()),
     "ibp-shi": lambda s: training.shi(s.loss, s.threat, eps=s.ramp),
     "crown-ibp": _certified(jr.bounds.crown_ibp()),
+    "crown-ibp-fused": lambda s: training.fused(s.loss, s.threat, eps=s.ramp, kappa=s.kappa),
     "sabr": _between(lambda attack, bound, size: jr.shrink(bound, size, about=attack), 0.4),
     "taps": lambda s: training.certified(s.loss, s.threat, training.taps(), eps=s.ramp),
     "staps": _between(lambda attack, bound, size: jr.shrink(training.taps(bound=bound), size, about=attack), 0.4),
@@ -208,6 +291,7 @@ CERTIFIED = {
     "ibp": 1.5,
     "ibp-shi": 1.5,
     "crown-ibp": 1.5,
+    "crown-ibp-fused": 1.5,
     "sabr": 1.0,
     "taps": 1.0,
     "staps": 1.0,
@@ -217,6 +301,17 @@ CERTIFIED = {
 }
 """Methods by bounds, and the multiple of eps that each trains at by default."""
 
+
+NEEDS = {
+    "hat": ("standard",),
+    "ensemble": ("standard",),
+    "ard": ("teacher",),
+    "rslad": ("teacher",),
+    "iad-i": ("teacher",),
+    "iad-ii": ("teacher", "standard"),
+    "b-mtard": ("teacher", "standard"),
+}
+"""Methods that take models which do not change. (Defensive distillation without a teacher trains one.)"""
 
 PAIRS = ("lbgat", "lbgat-6")
 """Methods that train a student and a teacher at once; the student is the model of the run."""

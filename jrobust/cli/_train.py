@@ -13,8 +13,10 @@ import numpy as np
 import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli._common import Number
-from jrobust.cli._methods import CERTIFIED, METHODS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
+from jrobust.cli._methods import CERTIFIED, METHODS, NEEDS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser
+
+_FIXED = {"standard": "natural", "teacher": "pgd, say,"}  # models that others are trained by, and by what they were
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +34,12 @@ class Train:
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, wide-resnet-34-10, vit-tiny,
     lipschitz-mlp or lipschitz-cnn"""
     method: str = "natural"
-    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa, cfa-trades,
-    pgd-awp, trades-awp; cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering; on bounds, so that the model can be
-    certified: ibp, ibp-shi, crown-ibp, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise, for "jrobust certify": noisy, stability,
-    smooth-adv, macer, consistency, smooth-mix"""
+    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, dkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa,
+    cfa-trades, pgd-awp, trades-awp, pgd-gor, pgd-so, pgd-ls, trades-mixup, trades-cutmix; of linf, l2 and l1: union-max, union-mean;
+    cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, ensemble; by a penalty: gradient-penalty, jacobian-penalty,
+    cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; on bounds, so that the model can be
+    certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise,
+    for "jrobust certify": noisy, stability, smooth-adv, macer, consistency, smooth-mix"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10; of smooth-adv the l2 radius,
     64/255 to 512/255"""
@@ -76,7 +80,9 @@ class Train:
     replays: int = 8
     """free: updates on each batch; divide the epochs by as much for an equal budget"""
     standard: str | None = None
-    """hat: run directory of a model trained without attacks"""
+    """hat, ensemble, iad-ii, b-mtard: run directory of a model trained without attacks"""
+    teacher: str | None = None
+    """ard, rslad, iad-i, iad-ii, b-mtard: run directory of a robust model; defensive-distillation: of a run of its own without one"""
     weight: float | None = None
     """mtl-ibp, cc-ibp, exp-ibp: weight of the bound, by default 0.5; sabr: size of the small box in radii, by default 0.4;
     stability, macer, consistency, smooth-mix: weight of the second term, by default as published for CIFAR-10"""
@@ -85,13 +91,14 @@ class Train:
     samples: int | None = None
     """methods under noise: noisy copies of each image, by default 1 of noisy and stability, 16 of macer, else 2"""
     eps_multiplier: float | None = None
-    """train at this multiple of eps; by default 1.5 for ibp, ibp-shi, crown-ibp (bounds generalise better from larger boxes), else 1"""
+    """train at this multiple of eps; by default 1.5 for ibp, ibp-shi, crown-ibp and crown-ibp-fused (bounds generalise better from larger
+    boxes), else 1"""
     warmup: float = 0.1
-    """methods by bounds: fraction of the steps at eps 0, before the ramp"""
+    """methods by bounds, cure: fraction of the steps at eps 0, before the ramp"""
     ramp: float = 0.4
-    """methods by bounds: fraction of the steps in which eps rises to its full size (and the clean loss's weight falls to kappa)"""
+    """methods by bounds, cure: fraction of the steps in which eps rises to its full size (and the clean loss's weight falls to kappa)"""
     kappa: float = 0.5
-    """ibp, crown-ibp: final weight of the clean loss, in [0, 1]"""
+    """ibp, crown-ibp, crown-ibp-fused: final weight of the clean loss, in [0, 1]"""
     ema: bool = False
     """keep a moving average of the parameters (decay 0.995), and let that be the model"""
     augment: bool = False
@@ -139,9 +146,10 @@ def train(config: Train) -> Path:
         "mean": mean,
         "std": std,
     }
-    standard = None if config.standard is None else training.load(config.standard)
-    if config.method == "hat" and standard is None:
-        raise ValueError("hat needs --standard DIR, a run of --method natural on the same data")
+    fixed = {name: training.load(run) for name in _FIXED if (run := getattr(config, name)) is not None}
+    for name in NEEDS.get(config.method, ()):
+        if name not in fixed:
+            raise ValueError(f"{config.method} needs --{name} DIR, a run of --method {_FIXED[name]} on the same data")
     net = models.create(**described)  # before the directory is made: an unknown name leaves nothing behind
 
     resolved = {**dataclasses.asdict(config), "epochs": epochs, "eps_multiplier": multiplier, "train_n": len(x)}
@@ -182,25 +190,26 @@ def train(config: Train) -> Path:
         )
         hook = training.together(tested, watch)
     begin, end = round(config.warmup * total), round((config.warmup + config.ramp) * total)
+    eps = multiplier * config.eps
     setting = Setting(
-        loss,
-        multiplier * config.eps,
-        training.smoothed(multiplier * config.eps, begin=begin, end=end),
-        training.linear(1.0, config.kappa, begin=begin, end=end),
-        config.attack_steps,
-        config.replays,
-        loaded.classes,
-        per_epoch,
-        (config.batch_size, *loaded.shape),
-        standard,
-        config.weight,
-        total,
-        len(x),
-        net,
-        config.accumulate,
-        dtype,
-        config.sigma,
-        config.samples,
+        loss=loss,
+        eps=eps,
+        ramp=training.smoothed(eps, begin=begin, end=end),
+        kappa=training.linear(1.0, config.kappa, begin=begin, end=end),
+        steps=config.attack_steps,
+        replays=config.replays,
+        classes=loaded.classes,
+        epoch=per_epoch,
+        batch=(config.batch_size, *loaded.shape),
+        weight=config.weight,
+        total=total,
+        examples=len(x),
+        net=net,
+        accumulate=config.accumulate,
+        dtype=dtype,
+        sigma=config.sigma,
+        samples=config.samples,
+        **fixed,
     )
     step, memory = step_and_memory(config.method, setting, tx)
     state = training.fit(

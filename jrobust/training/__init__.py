@@ -9,6 +9,7 @@ from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
 from jrobust.training._friendly import fat, friendly
+from jrobust.training._fused import fused
 from jrobust.training._gkl import dkl, gkl
 from jrobust.training._guided import lbgat
 from jrobust.training._historic import ensemble, feature_scattering
@@ -67,6 +68,7 @@ __all__ = [
     "fit",
     "free",
     "friendly",
+    "fused",
     "gkl",
     "gor",
     "gradalign",

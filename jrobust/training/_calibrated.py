@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jrobust._checks import check_classes, check_count
 from jrobust._objective import Loss
 from jrobust._oracle import Oracle
 from jrobust._transforms import Crafting, crafting_by
-from jrobust._tree import stop_gradient
+from jrobust._tree import is_traced, stop_gradient
 from jrobust.objectives import kl
 from jrobust.objectives._classification import divergence
 from jrobust.sets import Threat
@@ -66,7 +67,7 @@ def iaat(
     Args:
       loss: a `jr.Loss` of logits.
       threat: the perturbations; its radius is where all examples start.
-      examples: N, how many the training set has.
+      examples: N, how many the training set has (with ``fit(extra=)``: with those).
       warmup: batches in which every radius stays as it is.
       gamma: the step, in radii of the threat; the default is ours.
       smoothing: in [0, 1]; the default is ours.
@@ -76,6 +77,10 @@ def iaat(
     Returns:
       A loss that is `Remembering` (``indexed``): its memory holds the shares of the radius, one an example. It attacks three times a
       batch: twice to choose, once to train.
+
+    Raises:
+      ValueError: ``examples`` or ``warmup`` that are no counts; at trace time, a memory of another size, or an example beyond ``examples``
+        (`fit` knows the last one; of a traced index nothing is known, nor with ``accumulate``).
 
     References:
       Balaji, Goldstein & Hoffman, Instance adaptive adversarial training: improved accuracy tradeoffs in neural nets, 2019.
@@ -96,6 +101,12 @@ def iaat(
     def remembering(params: Any, rest: Any, x: Any, y: Any, *, key: Any, train: bool, memory: Radii, index: Any) -> Any:
         if memory.share.shape[0] != examples:
             raise ValueError(f"iaat: {examples} examples, but the state remembers {memory.share.shape[0]}")
+        if not is_traced(index):
+            rows = np.asarray(index)
+            if rows.min() < 0 or rows.max() >= examples:
+                raise ValueError(
+                    f"iaat: examples={examples}, but a batch holds example {rows.max()} of the training set"
+                )
         own = memory.share[index]
         keys = jax.random.split(key, 3)
 

@@ -32,10 +32,12 @@ def check_share(by: str, **shares: Any) -> None:
             raise ValueError(f"{by}: {name} lies in [0, 1], got {share}")
 
 
-def check_exponent(beta: Any, by: str) -> None:
-    """Refuses a concrete exponent below 0, which trusts most where the teacher is wrong."""
+def _check_trust(by: str, beta: Any, temperature: Any, **shares: Any) -> None:
+    """What IAD-I and IAD-II ask of their numbers; an exponent below 0 trusts most where the teacher is wrong."""
     if isinstance(beta, int | float) and not beta >= 0:
         raise ValueError(f"{by}: beta is >= 0, got {beta}")
+    check_temperature(temperature, by)
+    check_share(by, **shares)
 
 
 def check_same(target: Any, logits: Any) -> None:
@@ -216,9 +218,7 @@ def iad_i(
     >>> bool(jnp.all(wary > trusting))
     True
     """
-    check_exponent(beta, "iad_i")
-    check_temperature(temperature, "iad_i")
-    check_share("iad_i", alpha=alpha)
+    _check_trust("iad_i", beta, temperature, alpha=alpha)
     craft = crafting_by(loss, threat, inner(attack, "random"), crafting=crafting, by="iad_i")
 
     def outer(x: Any, z: Any, clean: Any, adversarial: Any, y: Any) -> Any:
@@ -272,10 +272,8 @@ def iad_ii(
     >>> print(f"{robust(*args, **how)[0][0]:.4f}")  # a quarter of log(1 + 1/e)
     0.0783
     """
-    check_exponent(beta, "iad_ii")
-    check_temperature(temperature, "iad_ii")
     a, b = alpha
-    check_share("iad_ii", **{"alpha[0]": a, "alpha[1]": b, "the sum of alpha": a + b})
+    _check_trust("iad_ii", beta, temperature, **{"alpha[0]": a, "alpha[1]": b, "the sum of alpha": a + b})
     craft = crafting_by(loss, threat, inner(attack, "random"), crafting=crafting, by="iad_ii")
 
     def outer(x: Any, z: Any, clean: Any, adversarial: Any, y: Any) -> Any:

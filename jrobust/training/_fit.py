@@ -219,12 +219,12 @@ def _check_finite(line: Mapping[str, Any], done: int) -> None:
 
 
 def _rehearse(step: Any, state: Any, data: Resident | Streamed, key: Any, augment: Any, batch_size: int) -> None:
-    """The step on shapes alone, with the largest label known: a loss that checks its labels speaks up before any work."""
-    example, label = data.first()
-    labels = jnp.full(batch_size, label, jnp.int32)
+    """The step on shapes alone, with the largest label and index known: a loss that checks them speaks up before any work."""
+    example, label, last = data.first()
+    labels, index = jnp.full(batch_size, label, jnp.int32), jnp.full(batch_size, last, jnp.int32)
 
     def once(state: Any, x: Any, key: Any) -> Any:
         x = unit(x) if augment is None else augment(key, unit(x))
-        return step(state, (x, labels, jnp.zeros_like(labels)), key=key)
+        return step(state, (x, labels, index), key=key)
 
     jax.eval_shape(once, state, jax.ShapeDtypeStruct((batch_size, *example.shape), example.dtype), key)

@@ -66,10 +66,11 @@ class Resident:
         """How many of a batch come from the other source."""
         return 0 if self.extra is None else round(self.share * batch_size)
 
-    def first(self) -> tuple[Any, int]:
-        """Shape and dtype of an example, and the largest label."""
+    def first(self) -> tuple[Any, int, int]:
+        """Shape and dtype of an example, the largest label, and the largest index."""
         labels = self.y if self.extra is None else np.append(self.y, self.extra[1].max())
-        return jax.ShapeDtypeStruct(self.x.shape[1:], jnp.result_type(self.x)), int(labels.max())
+        last = self.n - 1 + (0 if self.extra is None else len(self.extra[1]))
+        return jax.ShapeDtypeStruct(self.x.shape[1:], jnp.result_type(self.x)), int(labels.max()), last
 
     def chunks(self, position: Position, start: int, key: Any, place: Placement) -> Iterator[Any]:
         """What each compiled call is given, from step ``start`` on: the same arrays, and the order of its epoch."""
@@ -113,9 +114,9 @@ class Streamed:
         _arrays(x[None], np.asarray([self.label]), box)
         self.struct = jax.ShapeDtypeStruct(x.shape, x.dtype)
 
-    def first(self) -> tuple[Any, int]:
-        """Shape and dtype of an example, and the label of the first."""
-        return self.struct, self.label
+    def first(self) -> tuple[Any, int, int]:
+        """Shape and dtype of an example, the label of the first, and the largest index."""
+        return self.struct, self.label, self.n - 1
 
     def chunks(self, position: Position, start: int, key: Any, place: Placement) -> Iterator[Any]:
         """What each compiled call is given, from step ``start`` on: its batches, stacked. This process reads its own rows alone."""

@@ -101,6 +101,16 @@ def test_iaat_trains_by_fit_and_gives_easy_examples_more():
     assert share[easy].mean() > 1.5 * share[~easy].mean()
 
 
+def test_an_example_that_iaat_has_no_radius_for_is_named():
+    x, y = blobs()
+    robust, tx = training.iaat(LOSS, THREAT, examples=80, attack=2), optax.adam(0.02)
+    state, step = training.init(dense_params(), None, tx, memory=robust.start), training.make_step(robust, tx)
+    with pytest.raises(ValueError, match="examples=80, but a batch holds example 95"):
+        training.fit(step, state, x, y, epochs=1, batch_size=16, key=KEY, show=False)
+    with pytest.raises(ValueError, match="examples=80, but a batch holds example 99"):
+        training.fit(step, state, x[:60], y[:60], extra=(x[:40], y[:40]), epochs=1, batch_size=16, key=KEY, show=False)
+
+
 def test_cfa_takes_radius_and_weight_from_the_epoch_before():
     params, right = dense_params(), jnp.array([0.0, 0.5, 1.0, 0.25])
     for beta in (None, 6.0):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jrobust as jr
-from jrobust.cli._methods import METHODS, PAIRS, Setting, step_and_memory
+from jrobust.cli._methods import METHODS, NEEDS, PAIRS, Setting, step_and_memory
 from jrobust.cli._train import Train
 
 SMALL = Train(model="mlp", epochs=2, batch_size=256, attack_steps=2, quiet=True)
@@ -46,17 +46,19 @@ def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
 def test_every_name_makes_a_step(method):
     net = jr.models.create("mlp", shape=(4, 4, 1), classes=4)
     apply, params, rest = jr.nnx.functional(net)
+    fixed = lambda x: x[:, 0, :, 0]  # noqa: E731
     setting = Setting(
-        jr.objectives.cross_entropy(apply),
-        0.1,
-        lambda t: 0.1,
-        lambda t: 0.5,
-        2,
-        2,
-        4,
-        3,
-        (8, 4, 4, 1),
-        lambda x: x[:, 0, :, 0],
+        loss=jr.objectives.cross_entropy(apply),
+        eps=0.1,
+        ramp=lambda t: 0.1,
+        kappa=lambda t: 0.5,
+        steps=2,
+        replays=2,
+        classes=4,
+        epoch=3,
+        batch=(8, 4, 4, 1),
+        standard=fixed,
+        teacher=fixed,
         total=9,
         examples=24,
         net=net,
@@ -72,17 +74,65 @@ def test_every_name_makes_a_step(method):
     assert metrics["loss"].shape == ()
 
 
-def test_hat_takes_its_standard_model_from_a_run(tmp_path):
-    standard = dataclasses.replace(SMALL, out=str(tmp_path / "standard"), epochs=1).run()
-    run = dataclasses.replace(SMALL, method="hat", standard=str(standard), out=str(tmp_path / "hat"), epochs=1).run()
-    assert json.loads((run / "config.json").read_text())["standard"] == str(standard)
+def test_models_that_do_not_change_come_from_runs(tmp_path):
+    short = dataclasses.replace(SMALL, epochs=1)
+    given = {
+        name: str(dataclasses.replace(short, out=str(tmp_path / name), method=method).run())
+        for name, method in (("standard", "natural"), ("teacher", "pgd"))
+    }
+    for method, names in {"hat": ("standard",), "rslad": ("teacher",), "b-mtard": ("teacher", "standard")}.items():
+        assert NEEDS[method] == names
+        run = dataclasses.replace(short, method=method, out=str(tmp_path / method), **given).run()
+        written = json.loads((run / "config.json").read_text())
+        assert {name: written[name] for name in names} == {name: given[name] for name in names}
+
+
+def test_defensive_distillation_is_two_runs(tmp_path):
+    first, second = (str(tmp_path / name) for name in ("teacher", "student"))
+    config = dataclasses.replace(SMALL, method="defensive-distillation", epochs=8)
+    dataclasses.replace(config, out=first).run()
+    dataclasses.replace(config, out=second, teacher=first, seed=1).run()
+    x = jnp.asarray(jr.data.load("digits", split="test").test_x)
+    teacher, student = (jnp.argmax(jr.training.load(run)(x), -1) for run in (first, second))
+    assert jnp.mean(teacher == student) > 0.8
+
+
+def test_names_stand_for_the_settings_that_they_say():
+    """CURE's length and the union's radii are the published ones at their size."""
+    apply, params, rest = jr.nnx.functional(jr.models.create("mlp", shape=(32, 32, 3), classes=10))
+    setting = Setting(
+        loss=jr.objectives.cross_entropy(apply),
+        eps=8 / 255,
+        ramp=lambda t: jnp.where(t < 5, 0.0, 8 / 255),
+        kappa=lambda t: 0.5,
+        steps=2,
+        replays=2,
+        classes=10,
+        epoch=3,
+        batch=(2, 32, 32, 3),
+    )
+    args, how = (params, rest, jnp.full((2, 32, 32, 3), 0.5), jnp.arange(2)), {"key": jax.random.key(0), "train": True}
+    cure = METHODS["cure"](setting)
+    expected = jr.training.cure(setting.loss, weight=4.0, h=3.0)(*args, **how)[0]
+    assert jnp.allclose(cure.build(9)(*args, **how)[0], expected, rtol=1e-5)
+    assert jnp.allclose(cure.build(0)(*args, **how)[0], setting.loss(*args)[0])
+    for method in ("union-max", "union-mean"):
+        z = METHODS[method](setting).craft(*args, key=jax.random.key(0))
+        moved = [(a - args[2]).reshape(2, -1) for a in (z if isinstance(z, tuple) else (z,))]
+        sizes = [(jnp.max(jnp.abs(d), 1), jnp.linalg.norm(d, axis=1), jnp.sum(jnp.abs(d), 1)) for d in moved]
+        if method == "union-mean":
+            for d, limit in enumerate((8 / 255, 0.5, 12.0)):
+                assert jnp.allclose(sizes[d][d], limit, rtol=1e-3)  # each at the end of its own set
+        else:  # and the worst at one of them
+            assert jnp.all((sizes[0][0] < 8 / 255 + 1e-6) | (sizes[0][1] < 0.5 + 1e-5) | (sizes[0][2] < 12.0 + 1e-4))
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"method": "ibpp"}, "unknown method 'ibpp'; there are natural, pgd, fgsm-rs, .*, exp-ibp"),
-        ({"method": "hat"}, "hat needs --standard DIR"),
+        ({"method": "hat"}, "hat needs --standard DIR, a run of --method natural on"),
+        ({"method": "ard"}, "ard needs --teacher DIR, a run of --method pgd, say, on"),
         ({"method": "hat", "standard": "nowhere"}, "nowhere is no run directory"),
         ({"weight": 1.5}, "weight lies in"),
         ({"replays": 0}, "replays is >= 1"),

@@ -67,6 +67,7 @@ METHODS = {
     "cfa": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1),
     "cfa of trades": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1, beta=6.0),
     "certified": lambda loss: training.certified(loss, THREAT.family(0.03), jr.bounds.ibp(), kappa=0.5).build(0),
+    "fused": lambda loss: training.fused(loss, THREAT.family(0.03), kappa=0.5).build(0),
     "shi": lambda loss: training.shi(loss, THREAT, eps=lambda t: 0.03).build(0),
     "margin_cs": lambda loss: training.margin_cs(loss, jnp.ones((4, 4)) - jnp.eye(4), samples=4, sigma=0.1),
     "noisy": lambda loss: training.noisy(loss, 0.1),

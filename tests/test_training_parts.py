@@ -1,0 +1,36 @@
+"""The study of what no single command trains: its tables are those of its records, and each part shows what it is for."""
+
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from experiments import training_parts as parts
+
+README = (Path(parts.__file__).parent / "README.md").read_text()
+RECORDS = parts.read()
+
+
+@pytest.mark.parametrize("part", dict.fromkeys(r["part"] for r in RECORDS))
+def test_the_tables_are_made_of_the_records(part):
+    runs = [r for r in RECORDS if r["part"] == part]
+    assert parts.table(runs) in README
+    assert len({(r["name"], r["seed"]) for r in runs}) == len(runs)
+
+
+def of(name, column):
+    return mean(r[column] for r in RECORDS if r["name"] == name)
+
+
+def test_attacks_and_radii_are_ordered():
+    for r in RECORDS:
+        if "autoattack" in r:
+            assert r["autoattack"] <= r["pgd20"] + 1e-9 <= r["clean"] + 2e-9
+        else:
+            assert r["at_025"] <= r["at_0"]
+            assert r["sensitive_at_025"] <= r["sensitive_at_0"]
+
+
+def test_each_part_shows_what_it_is_for():
+    assert of("dense", "autoattack") > of("hydra", "autoattack") > of("largest", "autoattack")
+    assert of("margin-cs", "sensitive_at_025") > of("noise", "sensitive_at_025")
