@@ -6,7 +6,7 @@ from jrobust.smoothing._certify import certify, cohen, predict
 from jrobust.smoothing._costs import CostCertificate, cost_sensitive
 from jrobust.smoothing._discrete import ablation, certified_flips, flips
 from jrobust.smoothing._dual import dual, halves
-from jrobust.smoothing._hierarchical import hierarchical
+from jrobust.smoothing._hierarchical import hierarchical, hierarchical_flips
 from jrobust.smoothing._localized import LocalizedCertificate, collective, localized
 from jrobust.smoothing._medians import iou_lower, median_bounds, noisy_outputs
 from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
@@ -47,6 +47,7 @@ __all__ = [
     "gaussian",
     "halves",
     "hierarchical",
+    "hierarchical_flips",
     "hierarchy",
     "iou_lower",
     "laplace",

@@ -28,6 +28,7 @@ NOISES = {
     "ablation": (smoothing.ablation(2), jnp.tile(FLAT, 20)),
     "ablation of pixels": (smoothing.ablation(1, pixels=True), IMAGE),
     "hierarchical": (smoothing.hierarchical(0.5, p=0.9, touched=2), IMAGE),
+    "hierarchical flips": (smoothing.hierarchical_flips(0.05, 0.4, p=0.9, touched=1), BITS[:, None]),
     "left half": (smoothing.halves(0.5)[0], IMAGE),
     "right half": (smoothing.halves(0.5)[1], IMAGE),
     "subsample": (smoothing.subsample(2), CLOUD),

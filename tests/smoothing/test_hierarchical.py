@@ -106,3 +106,61 @@ def test_bad_input(p, touched):
 def test_the_figures_of_the_published_setting():
     radii = [float(smoothing.hierarchical(SIGMA, p=PUBLISHED, touched=r).certify(0.99)) for r in (1, 2, 3, 5)]
     np.testing.assert_allclose(radii, [0.5124, 0.4299, 0.3215, 0.0], atol=6e-5)
+
+
+BITS_P, ADD, DELETE = 0.8, 0.15, 0.3
+
+
+def outcomes(bits):
+    """Every sample of two entities of one bit: its probability, noised entities and bits drawn."""
+    out = {}
+    for marks in itertools.product((0, 1), repeat=2):
+        for drawn in itertools.product((0, 1), repeat=2):
+            weight = 1.0
+            for bit, mark, new in zip(bits, marks, drawn, strict=True):
+                flip = DELETE if bit else ADD
+                seen = (flip if new != bit else 1 - flip) if mark else float(new == bit)
+                weight *= (BITS_P if mark else 1 - BITS_P) * seen
+            out[marks, drawn] = weight
+    return out
+
+
+@pytest.mark.parametrize("touched", [1, 2])
+@pytest.mark.parametrize("a", [0.55, 0.7, 0.85, 0.93, 0.97, 0.995])
+def test_bits_against_the_worst_classifier_there_is(touched, a):
+    # Neyman-Pearson over all samples: the set of probability a at x that has least probability at z
+    lost = []
+    for x in itertools.product((0, 1), repeat=2):
+        for moved in itertools.product((0, 1), repeat=2):
+            if not 0 < sum(moved) <= touched:
+                continue
+            z = tuple(b ^ m for b, m in zip(x, moved, strict=True))
+            at_x, at_z = outcomes(x), outcomes(z)
+            left, kept = a, 0.0
+            for key in sorted(at_x, key=lambda k: at_z[k] / at_x[k] if at_x[k] else np.inf):
+                part = min(left, at_x[key])
+                kept += at_z[key] * (part / at_x[key] if at_x[key] else 0.0)
+                left -= part
+            lost.append((sum(moved), kept <= 0.5))
+    exact = max(r for r in range(touched + 1) if not any(gone for size, gone in lost if size <= r))
+    got = smoothing.hierarchical_flips(ADD, DELETE, p=BITS_P, touched=touched).certify(a, shape=(2, 1))
+    if touched == 1:
+        assert got == exact
+    else:  # s is that of two entities for one changed bit, too
+        assert got <= exact
+        assert exact < 2 or got == 2
+
+
+def test_bits_of_every_entity_are_flips():
+    a, b = np.linspace(0.51, 0.9999, 30), np.linspace(0.3, 1e-5, 30)
+    every = smoothing.hierarchical_flips(0.05, 0.3, p=1.0, touched=3)
+    plain = smoothing.flips(0.05, 0.3)
+    np.testing.assert_array_equal(every.certify(a, shape=(9, 7)), plain.certify(a, shape=(3, 7)))
+    np.testing.assert_array_equal(every.certify(a, b, shape=(9, 7)), plain.certify(a, b, shape=(3, 7)))
+    x = jax.random.bernoulli(KEY, 0.4, (30, 20)).astype(jnp.float32)
+    z = smoothing.hierarchical_flips(0.2, 0.4, p=0.5, touched=1).sample(KEY, x)
+    rows = np.asarray(z[:, -1]) == 0
+    np.testing.assert_array_equal(z[rows, :-1], x[rows])
+    changed = np.asarray(z[:, :-1] != x)[~rows]
+    np.testing.assert_allclose(changed[np.asarray(x)[~rows] == 1].mean(), 0.4, atol=0.1)
+    np.testing.assert_allclose(changed[np.asarray(x)[~rows] == 0].mean(), 0.2, atol=0.1)
