@@ -11,7 +11,8 @@ README = (study.RECORDS.parent / "README.md").read_text()
 RECORDED = {
     path.stem: study.read(path)
     for kind in ("smoothing", "interference")
-    for path in study.RECORDS.glob(f"{kind}_*.jsonl")
+    for path in (study.RECORDS / f"{kind}_{dataset}.jsonl" for dataset in study.PASSES)
+    if path.exists()
 }
 
 
