@@ -2,6 +2,7 @@
 
 from jrobust.smoothing._certificate import Certificate, Prediction, needed
 from jrobust.smoothing._certify import certify, cohen, predict
+from jrobust.smoothing._diffusion import cosine_schedule, denoised, edm_noise, linear_schedule, one_step, timestep
 from jrobust.smoothing._discrete import ablation, certified_flips, flips
 from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
 from jrobust.smoothing._shapes import exponential, laplace, uniform, uniform_ball
@@ -15,13 +16,19 @@ __all__ = [
     "certified_flips",
     "certify",
     "cohen",
+    "cosine_schedule",
+    "denoised",
+    "edm_noise",
     "exponential",
     "flips",
     "gaussian",
     "laplace",
+    "linear_schedule",
     "needed",
+    "one_step",
     "predict",
     "smooth",
+    "timestep",
     "uniform",
     "uniform_ball",
 ]
