@@ -48,3 +48,14 @@ def test_the_filter_of_the_study_is_the_best_linear_one():
     z = x + 0.3 * jax.random.normal(jax.random.key(0), x.shape)
     errors = [float(jnp.mean((study.wiener(s)(z) - x) ** 2)) for s in (0.15, 0.3, 0.6)]
     assert errors[1] < min(errors[0], errors[2])
+
+
+def test_purification_is_judged_by_the_stronger_attack():
+    records = study.read(study.ATTACKS)
+    assert study.attack_table(records) in (study.RECORDS.parent / "README.md").read_text()
+    assert [r["t_star"] for r in records] == list(study.T_STARS)
+    bare, *purified = records
+    for r in purified:
+        assert {"full", "bpda"} <= r.keys()
+        assert max(r["full"], r["bpda"]) <= r["clean"]
+    assert max(min(r["full"], r["bpda"]) for r in purified) > bare["full"]
