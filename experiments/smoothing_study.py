@@ -137,7 +137,7 @@ def judged(config: Config, run: Path, sigma: float) -> dict[str, object]:
         "alpha": 1e-3,
         "clean": round(float(right.mean()), 4),
         "certified": [round(found.accuracy(y, r).value, 4) for r in RADII],
-        "acr": round(found.average_radius(y), 4),
+        "acr": round(found.average_radius(y).value, 4),
         "abstained": round(float(np.mean(found.prediction < 0)), 4),
         "seconds_certifying": round(time.monotonic() - begin, 1),
     }

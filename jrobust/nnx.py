@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jrobust._tree import bind
-from jrobust.typing import Array, Float, PyTree
+from jrobust.typing import Array, PyTree
 
 __all__ = ["Functional", "functional", "merge"]
 
@@ -49,7 +49,7 @@ def functional(
       trained: an NNX filter that says which variables are ``params`` (for instance ``nnx.LoRAParam``).
       dtype: of the layers' arithmetic, such as ``jnp.bfloat16`` for training (it becomes ``dtype`` of every layer that has one);
         inputs, perturbations, parameters, statistics and logits stay float32. None leaves the layers as they are.
-      call: what to do with module and input, such as a method, ``Net.begin``; None calls the module.
+      call: what to do with module and input, such as a method, ``Net.begin`` (the input may then be a tuple); None calls the module.
 
     Returns:
       ``(apply, params, rest)``.
@@ -95,7 +95,7 @@ def merge(model: nnx.Module, params: PyTree, rest: PyTree) -> nnx.Module:
 
 
 def _apply(
-    params: PyTree, rest: PyTree, x: Float[Array, "b ..."], *, train: bool, graph: Any, trained: Any, call: Any
+    params: PyTree, rest: PyTree, x: PyTree, *, train: bool, graph: Any, trained: Any, call: Any
 ) -> tuple[Array, PyTree]:
     model: Any = nnx.merge(graph, params, rest)
     (model.train if train else model.eval)()

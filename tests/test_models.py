@@ -144,3 +144,36 @@ def test_every_model_parts_after_its_first_layer(name):
     np.testing.assert_allclose(parted, whole, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(twice[2], 2 * change, rtol=1e-3, atol=1e-4)  # a layer with weights, and affine
     assert float(jnp.max(jnp.abs(change))) > 0
+
+
+def test_a_unet_takes_any_image_the_time_and_a_class():
+    net = models.unet((7, 5, 2), widths=(4, 6, 8), blocks=2, classes=3, rngs=nnx.Rngs(0))
+    apply, params, rest = functional(net, call=type(net).of)
+    x, t, y = jax.random.normal(jax.random.key(0), (3, 7, 5, 2)), jnp.array([0, 5, 9]), jnp.array([0, 1, 2])
+    assert not net(x, t, y).any()  # it starts as 0
+    keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(params)))
+    leaves = [a + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(jax.tree.leaves(params), keys)]
+    params = jax.tree.unflatten(jax.tree.structure(params), leaves)
+    run = jax.jit(lambda *given: apply(params, rest, given, train=False)[0])
+    out = run(x, t, y)
+    assert out.shape == x.shape
+    np.testing.assert_allclose(run(x[1:2], t[1:2], y[1:2]), out[1:2], atol=1e-5)  # each image for itself
+    assert bool(jnp.all(jnp.abs(run(x, t + 1, y) - out).max((1, 2, 3)) > 1e-4))
+    assert bool(jnp.all(jnp.abs(run(x, t, (y + 1) % 3) - out).max((1, 2, 3)) > 1e-4))
+    np.testing.assert_allclose(run(x, t), run(x, t, jnp.full(3, 3)), atol=1e-6)  # no class is "any"
+
+
+def test_a_unet_says_what_it_takes():
+    timed, plain = (
+        models.unet((4, 4, 1), widths=(4,), rngs=nnx.Rngs(0)),
+        models.unet((4, 4, 1), widths=(4,), time=False, rngs=nnx.Rngs(0)),
+    )
+    x, t = jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, int)
+    with pytest.raises(ValueError, match="takes x and t"):
+        timed(x)
+    with pytest.raises(ValueError, match="takes x alone"):
+        plain(x, t)
+    with pytest.raises(ValueError, match="takes no label"):
+        timed(x, t, t)
+    with pytest.raises(ValueError, match="widths are channels"):
+        models.unet((4, 4, 1), widths=(), rngs=nnx.Rngs(0))

@@ -6,6 +6,7 @@ from jrobust.models._plain import cnn7, cnn_medium, cnn_small, mlp
 from jrobust.models._residual import preact_resnet18, wide_resnet
 from jrobust.models._spectral import Spectral
 from jrobust.models._transformer import vit_tiny
+from jrobust.models._unet import unet
 
 __all__ = [
     "BjorckLinear",
@@ -22,6 +23,7 @@ __all__ = [
     "mlp",
     "preact_resnet18",
     "registry",
+    "unet",
     "vit_tiny",
     "wide_resnet",
 ]

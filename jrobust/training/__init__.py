@@ -4,6 +4,7 @@ from jrobust.training._awp import awp
 from jrobust.training._balanced import b_mtard
 from jrobust.training._calibrated import cfa, iaat
 from jrobust.training._defensive import defensive_distillation
+from jrobust.training._denoising import denoise, denoise_stably, diffusion
 from jrobust.training._distilled import ard, iad_i, iad_ii, rslad
 from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
@@ -56,6 +57,9 @@ __all__ = [
     "consistency",
     "cure",
     "defensive_distillation",
+    "denoise",
+    "denoise_stably",
+    "diffusion",
     "dkl",
     "ema_decay",
     "ensemble",
