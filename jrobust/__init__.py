@@ -15,7 +15,7 @@ from jrobust._transforms import critical_radius, worst_case
 from jrobust._verify import Verdict, verify
 
 if TYPE_CHECKING:
-    from jrobust import data, evaluation, io, models, nnx, testing, training
+    from jrobust import corruptions, data, evaluation, io, models, nnx, testing, training
     from jrobust.evaluation import evaluate, metrics
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "attacks",
     "bounds",
     "cascade",
+    "corruptions",
     "critical_radius",
     "data",
     "evaluate",
@@ -55,7 +56,10 @@ __all__ = [
 __version__ = "0.1.0"
 
 # The upper floors load on first use: they bring flax, orbax, or data sets with them.
-_LAZY = {name: f"jrobust.{name}" for name in ("data", "evaluation", "io", "models", "nnx", "testing", "training")}
+_LAZY = {
+    name: f"jrobust.{name}"
+    for name in ("corruptions", "data", "evaluation", "io", "models", "nnx", "testing", "training")
+}
 _LAZY["metrics"] = "jrobust.evaluation.metrics"
 
 

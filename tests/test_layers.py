@@ -20,7 +20,7 @@ FLOORS = (
     ("_loops", "sets"),
     ("_iterate", "objectives", "_model", "_records", "_progress", "_running", "_statistics", "_placement"),
     ("_combinators", "_drive", "transforms"),
-    ("_transforms",),
+    ("_transforms", "corruptions"),
     ("attacks", "bounds", "smoothing", "nnx", "data"),
     ("_verify", "models"),
     ("training", "evaluation", "testing", "io"),

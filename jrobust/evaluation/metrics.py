@@ -6,6 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jrobust._statistics import Accuracy, proportion
+from jrobust.evaluation._corruption_metrics import (
+    flip_probability,
+    mce,
+    mean_corruption_error,
+    relative_mce,
+    top5_distance,
+)
 from jrobust.evaluation._results import Result
 from jrobust.typing import Side
 
@@ -15,8 +22,13 @@ __all__ = [
     "attack_success_rate",
     "bracket",
     "certified_accuracy",
+    "flip_probability",
+    "mce",
+    "mean_corruption_error",
     "optimality",
+    "relative_mce",
     "robust_accuracy",
+    "top5_distance",
 ]
 
 

@@ -37,13 +37,13 @@ def _around(ends: tuple[float, float], middle: float, by: str) -> tuple[float, f
     return float(lo), float(hi)
 
 
-def _value_and_chroma(image: Float[Array, "... 3"]) -> tuple[Array, Array]:
+def value_and_chroma(image: Float[Array, "... 3"]) -> tuple[Array, Array]:
     """The largest channel, and how far the smallest lies below it."""
     value = jnp.max(image, axis=-1)
     return value, value - jnp.min(image, axis=-1)
 
 
-def _hue(image: Float[Array, "... 3"], chroma: Array) -> Array:
+def hue_of(image: Float[Array, "... 3"], chroma: Array) -> Array:
     """The hue in sixths of a turn; 0 (red) of grey."""
     r, g, b = image[..., 0], image[..., 1], image[..., 2]
     unit = jnp.where(chroma > 0, chroma, 1.0)
@@ -51,14 +51,14 @@ def _hue(image: Float[Array, "... 3"], chroma: Array) -> Array:
     return jnp.where((r >= g) & (r >= b), from_red, jnp.where(g >= b, from_green, from_blue))
 
 
-def _from_hue(hue: Array, value: Array, chroma: Array) -> Float[Array, "... 3"]:
+def from_hue(hue: Array, value: Array, chroma: Array) -> Float[Array, "... 3"]:
     k = (jnp.asarray([5.0, 3.0, 1.0], value.dtype) + hue[..., None]) % 6
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
 
 
 def _turned(image: Array, angle: Any) -> Array:
-    value, chroma = _value_and_chroma(image)
-    out = _from_hue(_hue(image, chroma) + angle * (3 / math.pi), value, chroma)
+    value, chroma = value_and_chroma(image)
+    out = from_hue(hue_of(image, chroma) + angle * (3 / math.pi), value, chroma)
     return unchanged(angle == 0, image, out)
 
 
@@ -81,7 +81,7 @@ def hue(radians: float = math.pi) -> Transform:
 
 
 def _saturated(image: Array, factor: Any) -> Array:
-    value, chroma = _value_and_chroma(image)
+    value, chroma = value_and_chroma(image)
     most = value / jnp.where(chroma > 0, chroma, 1.0)  # saturation 1: the smallest channel is 0
     ratio = jnp.where(chroma > 0, jnp.minimum(factor, most), 1.0)
     out = jnp.maximum(value[..., None] - (value[..., None] - image) * ratio[..., None], 0.0)
@@ -171,9 +171,9 @@ def pixels(eps: float = 8 / 255) -> Transform:
 
 
 def _shifted(image: Array, turns: Any, shift: Any) -> Array:
-    value, chroma = _value_and_chroma(image)
+    value, chroma = value_and_chroma(image)
     share = chroma / jnp.where(value > 0, value, 1.0)
-    out = _from_hue(_hue(image, chroma) + 6 * turns, value, value * jnp.clip(share + shift, 0.0, 1.0))
+    out = from_hue(hue_of(image, chroma) + 6 * turns, value, value * jnp.clip(share + shift, 0.0, 1.0))
     return unchanged((turns == 0) & (shift == 0), image, out)
 
 
