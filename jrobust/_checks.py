@@ -19,7 +19,7 @@ def check_key(key: Any) -> None:
 
 def check_count(count: Any, name: str, by: str, *, least: int = 1) -> None:
     """How many of something: an int, not too small."""
-    if not (isinstance(count, int) and count >= least):
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
         raise ValueError(f"{by}: {name} must be an int >= {least}, got {count!r}")
 
 

@@ -11,6 +11,7 @@ from jrobust.cli import _common
 from jrobust.evaluation import Section, smoothed_rows
 from jrobust.evaluation._plots import write_radius_curve
 from jrobust.evaluation._sections import correct_radii
+from jrobust.smoothing._plan import planned
 
 NOISES = {
     "gaussian": jr.smoothing.gaussian,
@@ -64,9 +65,12 @@ def certify(
     config: dict[str, Any] = {"command": "certify", **locals()}
     if not 0 < sigma < math.inf:
         raise ValueError(f"--sigma is > 0 and finite, got {sigma}")
+    planned(n0, n, alpha, target, runner_up)  # refused before a directory is made
     model, x, y, _ = _common.load_run(run, split, examples, data_dir, "--examples")
     kind = "sigma" if noise == "gaussian" else noise
-    drawn = "-".join(map(str, n))
+    asked = {"n0": (n0, 100), "alpha": (alpha, 1e-3), "target": (target, None), "runner-up": (runner_up, False)}
+    unlike = [f"{name}{value}" for name, (value, usual) in asked.items() if value != usual]
+    drawn = "-".join([*map(str, n), *unlike])
     folder = (
         Path(run) / f"certify-{kind}{sigma:g}-{drawn}-{examples or 'all'}-{split}-{seed}" if out is None else Path(out)
     )

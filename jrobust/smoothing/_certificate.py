@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jrobust._checks import check_classes, check_labels
+from jrobust._digest import digest
 from jrobust._statistics import Accuracy, Average, at_least, average, proportion, reads, reject
 from jrobust.smoothing._noise import Noise
 
@@ -50,6 +52,7 @@ class Certificate:
       confidence: 1 - alpha, for each example.
       norm: of the radius.
       noise: name and level, for tables.
+      noise_digest: which noise it was, to the bit.
       side: "lower": the true radius is at least this, with that confidence.
     """
 
@@ -66,12 +69,13 @@ class Certificate:
     confidence: float
     norm: str
     noise: str
+    noise_digest: str
     side: Literal["lower"] = "lower"
 
     def jointly(
         self,
         noise: Noise,
-        radius: float,
+        radius: int | float,
         *,
         alpha: float = 1e-3,
         method: Literal["holm", "bonferroni"] = "holm",
@@ -97,12 +101,14 @@ class Certificate:
         """
         if (self.draws != self.n).any():
             raise ValueError("the examples stopped after different numbers of draws; certify with one n")
-        if str(noise) != self.noise:
-            raise ValueError(f"this certificate is of {self.noise}, got {noise}")
+        if digest(noise) != self.noise_digest:
+            raise ValueError(
+                f"this certificate is of {self.noise} noise for {self.norm} radii; the noise given, {noise}, is another"
+            )
         hits = self.counts[np.arange(len(self.counts)), self.selected]
         return reject(at_least(hits, self.n, needed(noise, radius, shape=shape)), alpha, method=method)
 
-    def accuracy(self, y: Any, radius: float = 0.0, *, level: float = 0.95) -> Accuracy:
+    def accuracy(self, y: Any, radius: int | float = 0.0, *, level: float = 0.95) -> Accuracy:
         """Certified accuracy: the share predicted as ``y`` with a certified radius >= ``radius`` (abstentions are wrong).
 
         Args:
@@ -163,9 +169,8 @@ class Certificate:
         return path
 
     def _correct(self, y: Any) -> np.ndarray:
-        y = np.asarray(y)
-        if y.shape != self.prediction.shape or y.dtype.kind not in "iu":
-            raise ValueError(f"y is integer labels {self.prediction.shape}, got {y.dtype} {y.shape}")
+        y = check_labels(y, len(self.prediction))
+        check_classes(y, self.counts.shape[1])
         return self.prediction == y
 
 
@@ -182,10 +187,12 @@ def certificate_of(
     }
     columns |= {"selected": np.int32, "draws": np.int32, "seconds": np.float64}
     arrays: dict[str, Any] = {name: np.array([row[name] for row in rows], dtype) for name, dtype in columns.items()}
-    return Certificate(**arrays, n0=n0, n=n, confidence=confidence, norm=noise.norm, noise=str(noise))
+    return Certificate(
+        **arrays, n0=n0, n=n, confidence=confidence, norm=noise.norm, noise=str(noise), noise_digest=digest(noise)
+    )
 
 
-def needed(noise: Noise, radius: float, *, shape: tuple[int, ...] | None = None) -> float:
+def needed(noise: Noise, radius: int | float, *, shape: tuple[int, ...] | None = None) -> float:
     """The least probability that certifies a radius, up to 1e-12 above it; 1 where none does.
 
     >>> from jrobust.smoothing import gaussian

@@ -15,8 +15,8 @@ from jrobust._statistics import sign_test
 from jrobust._tree import bind
 from jrobust.smoothing._certificate import Certificate, Prediction, certificate_of
 from jrobust.smoothing._noise import Noise
-from jrobust.smoothing._plan import Plan, estimated
-from jrobust.smoothing._run import Run, check_alpha, count, stages, start
+from jrobust.smoothing._plan import Plan, check_rows, estimated, planned
+from jrobust.smoothing._run import Run, check_alpha, count, start
 
 
 def certify(
@@ -84,14 +84,13 @@ def certify(
     >>> cert.prediction.tolist(), bool(0.8 < cert.radius[0] <= 1.0)
     ([0, -1], True)
     """
-    plan = Plan(count("n0", n0), stages(n), check_alpha(alpha), target, runner_up)
-    if target is not None and not 0 <= target < np.inf:
-        raise ValueError(f"target is a radius >= 0, got {target!r}")
+    plan = planned(n0, n, alpha, target, runner_up)
     run = start(model, x, noise, key, batch_size, mesh)
     plan.warn(noise, run.shape, run.classes)
     asked = {"kind": "certification", **dataclasses.asdict(plan)}
     records, rows = run.records(out, asked, "certification")
     try:
+        check_rows(plan, run, rows, f"{out}/certification.jsonl")
         todo = np.array([i for i in range(run.n) if i not in rows], int)
         with progress_bar(progress and run.placement.writes, run.n, "certify", len(rows)) as advance:
             for part, selection in run.parts(todo, plan.n0, plan.stages[-1]):
@@ -170,7 +169,7 @@ def cohen(
     References:
       Cohen, Rosenfeld, Kolter. Certified adversarial robustness via randomized smoothing. ICML 2019.
     """
-    plan = Plan(count("n0", n0), (count("n", n),), check_alpha(alpha), None, False)
+    plan = planned(n0, n, alpha, None, False)
     solve = bind(_solve, noise, plan=plan, batch_size=count("batch_size", batch_size))
     return RadiusOracle("lower", solve, confidence=1 - plan.alpha, host=True, name=f"cohen({noise})")
 
@@ -180,6 +179,8 @@ def _solve(noise: Noise, key: Any, f: Any, threat: Any, x: Any, *, plan: Plan, b
         raise ValueError(f"{noise.name} noise certifies {noise.norm} radii; the threat is {threat.name}")
     if f.label is None:
         raise ValueError("cohen needs an objective with a label (jr.objectives.classification)")
+    if f.draws is not None:
+        raise TypeError("cohen needs a model that gives one answer; this objective's model is random")
     run = Run(noise, f, _outputs, key, np.asarray(x)[None], batch_size, Placement())
     ((part, selection),) = run.parts(np.zeros(1, int), plan.n0, plan.stages[-1])
     (answer,) = estimated(run, plan, part, selection)

@@ -35,14 +35,18 @@ def flips(add: Any, delete: Any) -> Noise:
     >>> float(flips(0.1, 0.1).certify(0.999))
     2.0
     """
-    for name, p in (("add", add), ("delete", delete)):
-        if not is_traced(p) and not (np.ndim(p) == 0 and 0 < p < 1):
-            raise ValueError(f"flips: {name} is a probability in (0, 1), got {p!r}")
+    _check_flips(add, delete)
     return Noise((add, delete), _flips_draw, _flips_radius, "bits", "flips", domain="binary")
 
 
+def _check_flips(add: Any, delete: Any) -> None:
+    for name, p in (("add", add), ("delete", delete)):
+        if not is_traced(p) and not (np.ndim(p) == 0 and 0 < p < 1):
+            raise ValueError(f"flips: {name} is a probability in (0, 1), got {p!r}")
+
+
 def certified_flips(
-    lower: Any, upper: Any = None, *, add: float, delete: float, added: int, deleted: int
+    lower: Any, upper: Any = None, *, add: float, delete: float, added: Any, deleted: Any
 ) -> np.ndarray:
     """Whether the class stays the most likely one when an adversary turns ``added`` zeros into ones and ``deleted`` ones into zeros.
 
@@ -50,16 +54,22 @@ def certified_flips(
       lower: lower bounds on the probability of the class that wins.
       upper: upper bounds on that of any other; ``1 - lower`` by default.
       add, delete: of `flips`.
-      added, deleted: >= 0. Fewer changes are certified apart (the answer is not monotone where ``add`` and ``delete`` differ).
+      added, deleted: >= 0. What holds for some changes holds for fewer.
 
     Returns:
       bool, the shape of ``lower``.
+
+    Raises:
+      ValueError: a probability outside (0, 1), a number of changes that is not one.
 
     >>> bool(certified_flips(0.9, add=0.01, delete=0.6, added=0, deleted=3))
     True
     >>> bool(certified_flips(0.9, add=0.01, delete=0.6, added=2, deleted=0))
     False
     """
+    _check_flips(add, delete)
+    check_count(added, "added", "certified_flips", least=0)
+    check_count(deleted, "deleted", "certified_flips", least=0)
     p = np.asarray(lower, np.float64)
     rest = p if upper is None else np.asarray(np.maximum(1.0 - np.asarray(upper, np.float64), p))
     ours, theirs = _regions(float(add), float(delete), int(added), int(deleted))
@@ -110,11 +120,28 @@ def _flips_radius(scale: Any, lower: Any, upper: Any, shape: Any, norm: str) -> 
     add, delete = (float(a) for a in scale)
     d = _MOST if shape is None else min(_MOST, int(np.prod(shape)))
 
-    def holds(p: Any, q: Any, r: int) -> Any:
-        ways = (certified_flips(p, q, add=add, delete=delete, added=a, deleted=r - a) for a in range(r + 1))
-        return np.logical_and.reduce(list(ways))
+    def holds(p: Any, q: Any, r: int) -> bool:
+        ways = range(r + 1) if add != delete else (0,)  # of one probability all ways are one
+        return all(certified_flips(p, q, add=add, delete=delete, added=a, deleted=r - a) for a in ways)
 
-    return _counted(holds, lower, upper, d)
+    def largest(p: Any, q: Any) -> int:
+        low, high = (
+            0,
+            1,
+        )  # one more change can only make the two examples easier to tell apart: so bisection finds the largest
+        while high <= d and holds(p, q, high):
+            low, high = high, 2 * high
+        high = min(high, d + 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(p, q, middle) else (low, middle)
+        return low
+
+    pairs, where = np.unique(
+        np.stack(np.broadcast_arrays(lower, upper), -1).reshape(-1, 2), axis=0, return_inverse=True
+    )
+    found = np.array([largest(p, q) for p, q in pairs], float)
+    return found[where.reshape(-1)].reshape(np.broadcast_shapes(np.shape(lower), np.shape(upper)))
 
 
 def ablation(keep: int, *, pixels: bool = False) -> Noise:
@@ -139,7 +166,21 @@ def ablation(keep: int, *, pixels: bool = False) -> Noise:
     """
     check_count(keep, "keep", "ablation")
     draw, radius = _ablations(keep, pixels)
-    return Noise((), draw, radius, "l0-pixels" if pixels else "l0", f"ablation keep {keep}")
+    return Noise(
+        (), draw, radius, "l0-pixels" if pixels else "l0", f"ablation {'of pixels ' if pixels else ''}keep {keep}"
+    )
+
+
+def hidden_share(d: int, keep: int, r: int) -> float:
+    """``C(d - r, keep) / C(d, keep)``: how likely ``keep`` of d units are to miss r given ones, exact to rounding for any d.
+
+    >>> round(hidden_share(5, 2, 1), 12), hidden_share(5, 2, 4)
+    (0.6, 0.0)
+    """
+    if r > d - keep:
+        return 0.0
+    few, many = sorted((keep, r))  # it is symmetric in the two: the shorter product
+    return float(np.exp(np.log1p(-many / (d - np.arange(few))).sum()))
 
 
 @lru_cache
@@ -167,21 +208,11 @@ def _ablations(keep: int, pixels: bool) -> tuple[Any, Any]:
         return jnp.stack([jnp.where(shown, x, 0), jnp.where(shown, 1 - x, 0)], -1)
 
     def radius(scale: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
-        from scipy.special import gammaln
-
         if shape is None:
             raise ValueError("the radius of ablation depends on the size of an example: pass shape=")
         d = units(shape)
 
-        def hidden(r: int) -> float:
-            """Probability that no changed unit is shown."""
-            if r > d - keep:
-                return 0.0
-            return float(
-                np.exp(gammaln(d - r + 1) - gammaln(d - r - keep + 1) - gammaln(d + 1) + gammaln(d - keep + 1))
-            )
-
-        return _counted(lambda p, q, r: p - q > 2 * (1 - hidden(r)) + 1e-9, lower, upper, min(d, _MOST))
+        return _counted(lambda p, q, r: p - q > 2 * (1 - hidden_share(d, keep, r)) + 1e-9, lower, upper, min(d, _MOST))
 
     return draw, radius
 

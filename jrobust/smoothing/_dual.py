@@ -132,6 +132,7 @@ def dual(
         seconds=np.full(many, (time.perf_counter() - began) / many),
         n0=n0,
         n=n,
+        noise_digest="",  # of two halves: there is no one noise for joint statements
         confidence=1 - alpha,
         norm="l2",
         noise=f"dual {plain}",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust import _loops
+from jrobust._checks import check_count
 from jrobust._tree import Closure, as_pytree, bind, is_traced
 from jrobust.typing import Array, Float, PRNGKeyArray
 
@@ -61,6 +62,8 @@ class Noise:
         p = np.asarray(lower, np.float64)
         q = 1.0 - p if upper is None else np.minimum(np.asarray(upper, np.float64), 1.0 - p)
         leads = p > q
+        if not (((p >= 0) & (p <= 1)).all() and (q <= 1).all() and (q >= 0).all()):
+            raise ValueError(f"bounds on probabilities lie in [0, 1], got lower {lower!r} and upper {upper!r}")
         scale = jax.tree.map(lambda a: np.asarray(a, np.float64), self.scale)
         p, q = np.where(leads, p, 0.75), np.where(leads, q, 0.25)  # any numbers, where there is no radius
         return np.where(leads, np.maximum(self.radius(scale, p, q, shape, self.norm), 0.0), 0.0)
@@ -117,6 +120,10 @@ def anisotropic(sigma: Any, *, norm: Literal["l2", "l1", "linf"] = "l2") -> Nois
 
 
 def _gaussian_draw(sigma: Any, key: PRNGKeyArray, x: Array) -> Array:
+    if (
+        jnp.broadcast_shapes(jnp.shape(sigma), x.shape) != x.shape
+    ):  # copies of x under one noise, which could be taken out again
+        raise ValueError(f"sigma of shape {jnp.shape(sigma)} does not broadcast to an example of shape {x.shape}")
     return x + sigma * jax.random.normal(key, x.shape, x.dtype)
 
 
@@ -176,8 +183,8 @@ def smooth(f: Callable[[Any], Any], noise: Noise, n: int, *, batch_size: int = 1
     >>> bool(abs(g(jax.random.key(0), jnp.zeros(3)) - 3) < 0.1)
     True
     """
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"n and batch_size are >= 1, got {n} and {batch_size}")
+    check_count(n, "n", "smooth")
+    check_count(batch_size, "batch_size", "smooth")
     return bind(_smoothed, as_pytree(f), noise, n=int(n), batch_size=int(min(n, batch_size)))
 
 

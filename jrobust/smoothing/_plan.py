@@ -9,7 +9,23 @@ import numpy as np
 
 from jrobust._statistics import clopper_pearson, clopper_pearson_upper
 from jrobust.smoothing._noise import Noise
-from jrobust.smoothing._run import Run
+from jrobust.smoothing._run import Run, check_alpha, count, stages
+
+
+def planned(n0: Any, n: Any, alpha: Any, target: Any, runner_up: Any) -> "Plan":
+    """A plan, once it is known to make sense.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if target is not None and (isinstance(target, bool | str) or not 0 <= target < np.inf):
+        raise ValueError(f"target is a radius >= 0, got {target!r}")
+    if not isinstance(runner_up, bool):
+        raise ValueError(f"runner_up is True or False, got {runner_up!r}")
+    plan = Plan(count("n0", n0), stages(n), check_alpha(alpha), target, runner_up)
+    if target is not None and len(plan.stages) == 1:
+        raise ValueError("a target is for several n, at which an example may stop: n=(1000, 10_000), say")
+    return plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,31 +114,60 @@ def estimated(run: Run, plan: Plan, part: np.ndarray, selection: np.ndarray) -> 
     """The answers about a few examples."""
     begin, began = 0, time.perf_counter()
     chosen, counts = selection.argmax(1), np.zeros(selection.shape, np.int64)
-    lower, upper, radius = np.zeros(len(part)), np.ones(len(part)), np.zeros(len(part))
     draws, open_ = np.zeros(len(part), int), np.arange(len(part))
     for end in plan.stages:
         counts[open_] += run.votes(1, part[open_], begin, end, run.width(plan.n0))
         seen, picked = counts[open_], chosen[open_]
-        lower[open_], upper[open_] = plan.bounds(seen, picked, end)
-        radius[open_] = run.noise.certify(lower[open_], upper[open_], shape=run.shape)
         draws[open_], begin = end, end
-        enough = np.zeros(len(open_), bool) if plan.target is None else radius[open_] >= plan.target
-        if end != plan.stages[-1]:
-            open_ = open_[~(enough | plan.hopeless(seen, picked, end, run.noise, run.shape))]
+        if end == plan.stages[-1]:
+            break
+        now = answered(plan, run, picked, seen, draws[open_])["radius"]
+        enough = np.zeros(len(open_), bool) if plan.target is None else now >= plan.target
+        open_ = open_[~(enough | plan.hopeless(seen, picked, end, run.noise, run.shape))]
         if not len(open_):
             break
     seconds = (time.perf_counter() - began) / len(part)
+    answers = answered(plan, run, chosen, counts, draws)
     return [
         {
             "i": int(i),
-            "prediction": int(chosen[k]) if lower[k] >= upper[k] else -1,
-            "radius": float(radius[k]),
-            "lower": float(lower[k]),
-            "upper": float(upper[k]),
             "selected": int(chosen[k]),
             "counts": counts[k].tolist(),
             "draws": int(draws[k]),
             "seconds": seconds,
         }
+        | {name: column[k].item() for name, column in answers.items()}
         for k, i in enumerate(part)
     ]
+
+
+def answered(plan: Plan, run: Run, chosen: np.ndarray, counts: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """What the counts say: bounds, radius and prediction of each example."""
+    lower, upper = np.zeros(len(counts)), np.ones(len(counts))
+    for n in np.unique(draws):
+        of = draws == n
+        lower[of], upper[of] = plan.bounds(counts[of], chosen[of], int(n))
+    radius = run.noise.certify(lower, upper, shape=run.shape)
+    return {"prediction": np.where(lower > upper, chosen, -1), "radius": radius, "lower": lower, "upper": upper}
+
+
+def check_rows(plan: Plan, run: Run, rows: dict[int, dict[str, Any]], place: str) -> None:
+    """Raise unless rows that were read say what their own counts say: a certificate is not to be had by editing a file."""
+    for i, row in rows.items():
+        damaged = ValueError(f"{place}: the line of example {i} is not one of this run; the file was damaged")
+        try:
+            counts, chosen, draws = np.array(row["counts"]), np.array([row["selected"]]), np.array([row["draws"]])
+            if not (
+                0 <= i < run.n and counts.shape == (run.classes,) and counts.dtype.kind == "i" and (counts >= 0).all()
+            ):
+                raise damaged
+            if draws[0] not in plan.stages or counts.sum() > draws[0] or chosen[0] not in range(run.classes):
+                raise damaged
+            said = answered(plan, run, chosen, counts[None], draws)
+            if (
+                not all(abs(column[0] - row[name]) <= 1e-9 for name, column in said.items())
+                or float(row["seconds"]) < 0
+            ):
+                raise damaged
+        except (KeyError, TypeError, IndexError):
+            raise damaged from None

@@ -13,6 +13,7 @@ import numpy as np
 from jrobust._checks import check_batch, check_inside, check_key
 from jrobust._digest import digest
 from jrobust._model import functional, warn_if_random
+from jrobust._objective import Stochastic
 from jrobust._placement import Placement
 from jrobust._records import Records, open_records, read_records
 from jrobust.smoothing._memory import fitting
@@ -135,6 +136,11 @@ def start(model: Any, x: Any, noise: Noise, key: Any, batch_size: int | None, me
     """
     if not isinstance(noise, Noise):
         raise TypeError(f"noise is made by jr.smoothing.gaussian(sigma) and the like, got {type(noise).__name__}")
+    if isinstance(model, Stochastic):
+        raise TypeError(
+            "a random model's votes are not those of its mean, and one frozen draw of it is another model: smooth a model that gives one "
+            "answer (or make its randomness a jr.smoothing.Noise)"
+        )
     check_key(key)
     x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
     check_batch(x)

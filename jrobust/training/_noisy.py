@@ -88,7 +88,8 @@ def noisy(loss: Loss, sigma: Any, *, samples: int = 1) -> AtWitnesses:
 
     Args:
       loss: a `jr.Loss`.
-      sigma: standard deviation of the noise in input units, >= 0, traced; or a `jr.smoothing.Noise` of another shape.
+      sigma: standard deviation of the noise in input units, >= 0, traced; or a `jr.smoothing.Noise` of another shape (bits that flip
+        take inputs of 0 and 1, which is not looked at here).
       samples: noisy copies of each example, whose losses are averaged; the net sees them as one batch, BatchNorm in training mode
         included.
 

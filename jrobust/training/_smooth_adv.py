@@ -11,7 +11,7 @@ from jrobust._checks import check_count
 from jrobust._objective import Loss, log_mean
 from jrobust._oracle import Oracle, RadiusOracle, require
 from jrobust._transforms import AtWitnesses, check_part_of_a_loss, over_examples
-from jrobust._tree import stop_gradient, vdot
+from jrobust._tree import is_traced, stop_gradient, vdot
 from jrobust.objectives import classification
 from jrobust.sets import Threat
 from jrobust.training._noisy import check_level, consistent, mean_loss, noises, streams, under_noise
@@ -55,6 +55,8 @@ def crafting_under_noise(
         raise ValueError(f"{by}: gradient is 'exact' or 'stein', got {gradient!r}")
     check_level(sigma, by, gaussian=True)
     check_count(samples, "samples", by, least=2 if gradient == "stein" else 1)
+    if gradient == "stein" and not is_traced(sigma) and sigma == 0:
+        raise ValueError(f"{by}: Stein's estimate divides by sigma, which is 0")
 
     def craft(params: Any, rest: Any, x: Any, y: Any, *, key: Any) -> Any:
         for_noise, for_attack, _ = streams(key)

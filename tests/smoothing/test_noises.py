@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from jrobust import smoothing
+from jrobust.smoothing._discrete import hidden_share
 from jrobust.smoothing._noise import check_norm
 
 KEY = jax.random.key(0)
@@ -182,6 +183,24 @@ def test_ablation_against_every_choice():
     assert (np.asarray(image).sum(-1) > 0).sum() == 3
 
 
+def test_flips_of_one_probability_need_one_way_only():
+    heavy = smoothing.flips(0.45, 0.45).certify(0.999, shape=(784,))  # 28,000 regions, were all ways looked at
+    assert heavy > 100
+    for r, holds in (
+        (heavy, True),
+        (heavy + 1, False),
+    ):  # the worst set is a threshold on how many entries were flipped
+        at_x, at_z = (np.r_[0, np.cumsum(stats.binom(int(r), p).pmf(np.arange(r + 1)))] for p in (0.45, 0.55))
+        assert (np.interp(0.999, at_x, at_z) > 0.5) == holds
+
+
+def test_shares_of_large_examples_keep_their_digits():
+    for d, keep, r in ((5, 2, 1), (10**8, 1, 19), (10**7, 45, 3), (784, 45, 700)):
+        exact = math.prod(1 - r / (d - j) for j in range(keep))
+        assert abs(hidden_share(d, keep, r) - exact) < 1e-13
+    assert smoothing.ablation(1).certify(0.5 + 5e-9, shape=(10**8,)) == 0
+
+
 def test_bad_noises():
     for make in (
         smoothing.gaussian,
@@ -198,6 +217,12 @@ def test_bad_noises():
         smoothing.gaussian(1.0, norm="linf").certify(0.9)
     with pytest.raises(ValueError, match="norm is"):
         check_norm("l3")
+    for lower, upper in ((1.5, None), (-0.1, None), (0.3, -0.2), (np.nan, None), (0.6, np.nan)):
+        with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
+            smoothing.gaussian(1.0).certify(lower, upper)
+    for change in ({"added": -1}, {"deleted": 1.5}, {"added": True}):
+        with pytest.raises(ValueError, match="must be an int >= 0"):
+            smoothing.certified_flips(0.9, add=0.1, delete=0.1, **({"added": 1, "deleted": 0} | change))
     with pytest.raises(ValueError, match="probability in"):
         smoothing.flips(0.0, 0.5)
     with pytest.raises(ValueError, match="keep=9 of only 4 entries"):

@@ -1,5 +1,6 @@
 """What is claimed, how often it is wrong: coverage, several looks, runner-up bounds, joint statements, float32."""
 
+import json
 from functools import partial
 
 import jax
@@ -156,7 +157,7 @@ def test_joint_statements():
     staged = smoothing.certify(linear, x, noise=NOISE, n=(500, 5000), target=0.1, key=KEY, batch_size=500)
     with pytest.raises(ValueError, match="different numbers of draws"):
         staged.jointly(NOISE, 0.3)
-    with pytest.raises(ValueError, match=r"of gaussian 0\.5, got gaussian 1"):
+    with pytest.raises(ValueError, match="gaussian 1, is another"):
         cert.jointly(smoothing.gaussian(1.0), 0.3)
 
 
@@ -212,6 +213,7 @@ def test_tsv(tmp_path):
         ({"n": (100, 100)}, "growing order"),
         ({"n": (100, 10)}, "growing order"),
         ({"target": -1.0}, "target is a radius"),
+        ({"target": 0.5}, "for several n"),
         ({"target": float("nan")}, "target is a radius"),
     ],
 )
@@ -269,3 +271,67 @@ def test_no_attack_breaks_a_certificate():
 
     assert broken(0.999) == 0
     assert broken(3.0) > len(held) // 2  # the attack is no straw man
+
+
+def test_random_models_are_refused():
+    coin = jr.objectives.stochastic(lambda key, x: x @ jnp.eye(3) * jax.random.normal(key, ()), 4)
+    for driver in (smoothing.certify, smoothing.predict):
+        with pytest.raises(TypeError, match="random model"):
+            driver(coin, np.zeros((2, 3)), noise=NOISE, n=100, key=KEY)
+    f = jr.objectives.classification(coin, 0)
+    with pytest.raises(TypeError, match="model is random"):
+        smoothing.cohen(NOISE, n=100).solve(KEY, f, jr.sets.l2(0.1), jnp.zeros(3))
+
+
+def test_noise_cannot_be_taken_out_again():
+    """Two copies of x with noise of two sizes, drawn together, would give x itself away."""
+    noise = smoothing.anisotropic(jnp.array([[0.5] * 3, [1.0] * 3]))
+    with pytest.raises(ValueError, match="does not broadcast to an example"):
+        smoothing.certify(lambda x: x[:, 0], np.zeros((2, 3)), noise=noise, n=100, key=KEY)
+
+
+def test_joint_statements_are_of_one_noise():
+    x = np.ones((1, 4, 4, 3), np.float32)
+    noise = smoothing.ablation(2, pixels=True)
+    model = lambda z: jnp.stack([z.mean((1, 2, 3)), 0 * z.mean((1, 2, 3))], -1)  # noqa: E731
+    cert = smoothing.certify(model, x, noise=noise, n=500, key=KEY)
+    assert cert.jointly(noise, 1, shape=(4, 4, 3)).all()
+    for other in (smoothing.ablation(2), smoothing.ablation(3, pixels=True)):
+        with pytest.raises(ValueError, match="is another"):
+            cert.jointly(other, 1, shape=(4, 4, 3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"radius": 9.9},
+        {"counts": [1, 299, 0]},
+        {"counts": [300]},
+        {"counts": [-1, 301, 0]},
+        {"draws": 200},
+        {"selected": 7},
+        {"prediction": 1},
+        {"radius": None},
+        {"i": 9},
+    ],
+    ids=str,
+)
+def test_edited_rows_are_refused(change, tmp_path):
+    options = {"noise": NOISE, "n": 300, "key": KEY, "batch_size": 300, "out": tmp_path}
+    x = np.ones((2, 3), np.float32)
+    cert = smoothing.certify(linear, x, **options)
+    assert cert.prediction.tolist() == [0, 0]
+    path = tmp_path / "certification.jsonl"
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    path.write_text("\n".join(json.dumps(row) for row in (first | change, second)) + "\n")
+    with pytest.raises(ValueError, match="not one of this run"):
+        smoothing.certify(linear, x, **options)
+
+
+def test_labels_out_of_range():
+    cert = smoothing.certify(linear, np.zeros((2, 3)), noise=NOISE, n=20, key=KEY)
+    for bad in (np.full(2, -1), np.full(2, 3)):
+        with pytest.raises(ValueError, match="out of range"):
+            cert.accuracy(bad)
+    with pytest.raises(TypeError, match="integer labels"):
+        cert.accuracy(np.zeros(2))
