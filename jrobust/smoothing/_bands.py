@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_truth
 from jrobust._statistics import Accuracy, proportion
 from jrobust._tree import bind
 from jrobust.smoothing._noise import Noise
@@ -101,10 +102,10 @@ class PatchCertificate:
         return np.sum(np.logical_and.accumulate(sides), 0)
 
     def accuracy(self, y: Any, height: int | None = None, width: int | None = None, *, level: float = 0.95) -> Accuracy:
-        """The share that is predicted as ``y``; with a patch given, that is certified against it besides."""
-        y = np.asarray(y)
-        if y.shape != self.prediction.shape or y.dtype.kind not in "iu":
-            raise ValueError(f"y is integer labels {self.prediction.shape}, got {y.dtype} {y.shape}")
+        """The share that is predicted as ``y``; with a patch given (as in `certified`), that is certified against it besides."""
+        if height is None and width is not None:
+            raise ValueError(f"a patch is given by its height, or its height and width; got width={width!r} alone")
+        y = check_truth(y, self.prediction.shape, self.counts.shape[1])
         held = (self.prediction == y) & (True if height is None else self.certified(height, width))
         return proportion(int(held.sum()), len(held), side="upper", level=level)
 
