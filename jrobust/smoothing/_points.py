@@ -1,7 +1,7 @@
 """Point clouds: votes of random subsamples (PointGuard), and of disjoint parts made by a hash (PointCert)."""
 
 import dataclasses
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -12,9 +12,11 @@ from jrobust._checks import check_count, check_truth
 from jrobust._model import functional
 from jrobust._statistics import Accuracy, proportion
 from jrobust._tree import bind
+from jrobust.smoothing._ballot import ballots, leads
 from jrobust.smoothing._discrete import _counted
 from jrobust.smoothing._noise import Noise
 from jrobust.smoothing._run import count, start
+from jrobust.smoothing._votes import won
 from jrobust.typing import Array, Float, Int, PRNGKeyArray
 
 CHANGES = ("modify", "add", "delete", "any")
@@ -215,22 +217,14 @@ def pointcert(model: Any, x: Any, *, parts: Any, batch_size: int | None = None) 
     noise = Noise((), bind(_part, parts=parts), bind(_part), "points", "parts")
     run = start(model, x, noise, jax.random.key(0), batch_size, None)
     _check_sets(model, run.x[:4], parts)
-    wide = max(1, run.batch_size // parts.groups)  # clouds of which the votes are counted together
-    rows = []
-    for i in range(0, run.n, wide):
-        group = jnp.asarray(run.x[np.resize(np.arange(i, min(i + wide, run.n)), wide)], jnp.float32)
-        total: Any = 0
-        for begin in range(0, wide * parts.groups, run.batch_size):
-            line = begin + np.arange(run.batch_size)
-            total += _votes(run.leaves, group, line, apply=run.apply, parts=parts)
-        rows.append(np.asarray(total)[: run.n - i])
-    counts = np.concatenate(rows)
-    prediction = counts.argmax(1)
-    lead = (
-        np.take_along_axis(counts, prediction[:, None], 1) - counts - (np.arange(counts.shape[1]) < prediction[:, None])
-    )
-    np.put_along_axis(lead, prediction[:, None], 4 * parts.groups, 1)
-    return PointCertificate(prediction.astype(np.int32), counts, lead.min(1).astype(np.int32))
+    counts = ballots(run, parts, parts.groups, bind(_one))
+    prediction, slack = leads(counts, 4 * parts.groups)
+    return PointCertificate(prediction, counts, slack)
+
+
+def _one(logits: Array) -> Array:
+    """A vote for the largest logit, none where there is a NaN."""
+    return won(logits) * ~jnp.isnan(logits).any(-1, keepdims=True)
 
 
 def _part(scale: Any, key: PRNGKeyArray, x: Array, *, parts: Parts) -> Array:
@@ -270,13 +264,3 @@ def _answers(model: Any, z: np.ndarray) -> np.ndarray:
         return np.asarray(jax.jit(f.apply)(f.leaves, z))
     except Exception as error:
         raise ValueError(f"the model must take clouds of any number of points; it failed on {z.shape[1]}") from error
-
-
-@partial(jax.jit, static_argnames=("apply", "parts"))
-def _votes(leaves: Any, x: Any, line: Any, *, apply: Any, parts: Parts) -> Any:
-    """Votes of the pairs (cloud, part) of a line."""
-    row = jnp.minimum(line // parts.groups, len(x) - 1)
-    logits = apply(leaves, jax.vmap(lambda r, g: parts.at(x[r], g))(row, line % parts.groups))
-    won = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
-    valid = (line < len(x) * parts.groups)[:, None] & ~jnp.isnan(logits).any(-1, keepdims=True)
-    return jnp.zeros((len(x), logits.shape[1]), jnp.int32).at[row].add(won * valid)
