@@ -90,6 +90,23 @@ def check_classes(y: Any, classes: int, name: str = "y", *, index: bool = True) 
         )
 
 
+def check_truth(y: Any, shape: tuple[int, ...], classes: int, *, void: bool = False) -> np.ndarray:
+    """The true labels of a result, int32 on the host; ``void``: -1 is allowed, an output whose class is not known."""
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"y must be integer labels {shape}, got dtype {labels.dtype}")
+    if labels.shape != shape:
+        raise ValueError(f"y must be integer labels {shape}, one for each prediction, got shape {labels.shape}")
+    bad = np.argwhere((labels < (-1 if void else 0)) | (labels >= classes))
+    if len(bad):
+        at = tuple(int(i) for i in bad[0])
+        none = ", or -1 where there is none" if void else ""
+        raise ValueError(
+            f"y[{', '.join(map(str, at))}] = {labels[at]} is out of range: labels are 0..{classes - 1}{none}"
+        )
+    return labels.astype(np.int32)
+
+
 def check_inside(a: np.ndarray, first: int, lo: Any = None, hi: Any = None) -> None:
     """No NaN or inf, and within ``[lo, hi]``; ``first`` is the index of the first row of this batch."""
     refuse(~np.isfinite(a), a, first, "is not finite")

@@ -1,7 +1,6 @@
 """De-randomised smoothing against patches: a vote over every band of the image, of which a patch meets only so many."""
 
 import dataclasses
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -9,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_truth
 from jrobust._statistics import Accuracy, proportion
 from jrobust._tree import bind
+from jrobust.smoothing._ballot import ballots, leads
 from jrobust.smoothing._noise import Noise
 from jrobust.smoothing._run import count, start
 from jrobust.typing import Array, Float, PRNGKeyArray
@@ -101,10 +102,10 @@ class PatchCertificate:
         return np.sum(np.logical_and.accumulate(sides), 0)
 
     def accuracy(self, y: Any, height: int | None = None, width: int | None = None, *, level: float = 0.95) -> Accuracy:
-        """The share that is predicted as ``y``; with a patch given, that is certified against it besides."""
-        y = np.asarray(y)
-        if y.shape != self.prediction.shape or y.dtype.kind not in "iu":
-            raise ValueError(f"y is integer labels {self.prediction.shape}, got {y.dtype} {y.shape}")
+        """The share that is predicted as ``y``; with a patch given (as in `certified`), that is certified against it besides."""
+        if height is None and width is not None:
+            raise ValueError(f"a patch is given by its height, or its height and width; got width={width!r} alone")
+        y = check_truth(y, self.prediction.shape, self.counts.shape[1])
         held = (self.prediction == y) & (True if height is None else self.certified(height, width))
         return proportion(int(held.sum()), len(held), side="upper", level=level)
 
@@ -158,38 +159,15 @@ def derandomized(
         raise ValueError(f"bands of {bands.size} pixels are larger than the images, {np.shape(x)[1:3]}")
     erased = Noise((), bind(_erased, bands=bands), bind(_erased), "patch", "bands")
     run = start(model, x, erased, jax.random.key(0), batch_size, None)
-    x, shape, positions, batch_size = run.x, run.shape, bands.positions(run.shape), run.batch_size
-    wide = max(1, batch_size // positions)  # images of which the votes are counted together
-    counts = []
-    for i in range(0, len(x), wide):
-        group = jnp.asarray(x[np.resize(np.arange(i, min(i + wide, len(x))), wide)], jnp.float32)
-        total: Any = 0
-        for begin in range(0, wide * positions, batch_size):
-            line = begin + np.arange(batch_size)
-            total += _votes(run.leaves, group, line, threshold, apply=run.apply, bands=bands)
-        counts.append(np.asarray(total)[: len(x) - i])
-    return _decided(np.concatenate(counts), shape, bands)
+    positions = bands.positions(run.shape)
+    counts = ballots(run, bands, positions, bind(_reached, threshold))
+    prediction, slack = leads(counts, 2 * positions)
+    return PatchCertificate(prediction, counts, slack, run.shape, bands)
+
+
+def _reached(threshold: Any, logits: Array) -> Array:
+    return jax.nn.softmax(logits) >= threshold
 
 
 def _erased(scale: Any, key: PRNGKeyArray, x: Array, *, bands: Bands) -> Array:
     return bands.sample(key, x)
-
-
-def _decided(counts: np.ndarray, shape: tuple[int, ...], bands: Bands) -> PatchCertificate:
-    """The winner of the votes and its slack."""
-    prediction = counts.argmax(1)
-    lead = (
-        np.take_along_axis(counts, prediction[:, None], 1) - counts - (np.arange(counts.shape[1]) < prediction[:, None])
-    )
-    np.put_along_axis(lead, prediction[:, None], 2 * bands.positions(shape), 1)
-    return PatchCertificate(prediction.astype(np.int32), counts, lead.min(1).astype(np.int32), tuple(shape), bands)
-
-
-@partial(jax.jit, static_argnames=("apply", "bands"))
-def _votes(leaves: Any, x: Any, line: Any, threshold: Any, *, apply: Any, bands: Bands) -> Any:
-    """How often each class reaches the threshold, over the pairs (image, position) of a line."""
-    positions = bands.positions(x.shape[1:])
-    row = jnp.minimum(line // positions, len(x) - 1)
-    erased = jax.vmap(lambda r, p: bands.at(x[r], p))(row, line % positions)
-    reached = (jax.nn.softmax(apply(leaves, erased)) >= threshold) & (line < len(x) * positions)[:, None]
-    return jnp.zeros((len(x), reached.shape[1]), jnp.int32).at[row].add(reached)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_key
 from jrobust._statistics import clopper_pearson
 from jrobust._tree import bind
 from jrobust.smoothing._certificate import Certificate
@@ -103,19 +104,23 @@ def dual(
     """
     n0, n, alpha = count("n0", n0), count("n", n), check_alpha(alpha)
     if not (isinstance(models, tuple | list) and len(models) == 2):
-        raise TypeError(f"models are two, (left, right); got {type(models).__name__}")
+        many = f"{len(models)} of them" if isinstance(models, tuple | list) else type(models).__name__
+        raise TypeError(f"models are two, (left, right); got {many}")
     if np.ndim(x) != 4:
         raise ValueError(f"x must be images [N, H, W, C], got shape {np.shape(x)}")
+    check_key(key)
     runs = [
         start(model, x, noise, jax.random.fold_in(key, half), batch_size, mesh)
         for half, (model, noise) in enumerate(zip(models, halves(sigma), strict=True))
     ]
     if runs[0].classes != runs[1].classes:
         raise ValueError(f"the models differ in classes: {runs[0].classes} and {runs[1].classes}")
+    size = min(run.batch_size for run in runs)  # of both, so that they come to the same examples together
+    runs = [dataclasses.replace(run, batch_size=size) for run in runs]
     rows, began, width = [], time.perf_counter(), runs[0].width(n0)
-    for i in range(0, runs[0].n, width):
-        group = np.arange(i, min(i + width, runs[0].n))
-        chosen = np.sum([run.votes(0, group, 0, n0, width) for run in runs], 0).argmax(1)
+    for selections in zip(*(run.parts(np.arange(run.n), n0, n) for run in runs), strict=True):
+        group = selections[0][0]
+        chosen = np.sum([votes for _, votes in selections], 0).argmax(1)
         counts = [run.votes(1, group, 0, n, width) for run in runs]
         left, right = (clopper_pearson(c[np.arange(len(c)), chosen], n, alpha / 2) for c in counts)
         rows.append((chosen, joint_probability(left, right), sum(counts)))

@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_count, check_truth
 from jrobust._statistics import clopper_pearson
 from jrobust.smoothing._noise import anisotropic
 from jrobust.smoothing._run import check_alpha, count, start
@@ -20,6 +22,7 @@ class LocalizedCertificate:
       lower: float64 [N, ...]: the lower confidence bound on its probability, all outputs of an example together.
       cells: int [...]: the cell of every output.
       sigma: float64 [I, J]: noise in input cell j for the outputs of cell i.
+      classes: that the model knows.
       n0, n: selection and estimation draws of each output cell.
       confidence: 1 - alpha, all outputs of an example together.
       norm: of the perturbations counted against.
@@ -30,6 +33,7 @@ class LocalizedCertificate:
     lower: np.ndarray
     cells: np.ndarray
     sigma: np.ndarray
+    classes: int
     n0: int
     n: int
     confidence: float
@@ -42,17 +46,23 @@ class LocalizedCertificate:
         """int [N]: how many outputs keep their class under every perturbation of l2 length ``eps``.
 
         Args:
-          eps: >= 0, in input units.
-          y: int labels [N, ...]: count those alone that are predicted right.
+          eps: >= 0, finite, in input units.
+          y: int labels [N, ...]: count those outputs alone that are predicted right; -1 is an output without a true class (void),
+            which is not counted.
           together: one perturbation for all outputs (`collective`); False: each output at its own worst one.
           integer: solve the integer program instead of its relaxation.
           bins: distinct radii of a cell, >= 2; where there are more they are rounded down to so many of them.
+
+        Raises:
+          ValueError, TypeError: bad input.
         """
-        if y is not None and np.shape(y) != self.prediction.shape:
-            raise ValueError(f"y is integer labels {self.prediction.shape}, got shape {np.shape(y)}")
         from scipy.special import ndtri
 
-        counted = np.ones(self.prediction.shape, bool) if y is None else self.prediction == np.asarray(y)
+        _check_length(eps)
+        check_count(bins, "bins", "robust", least=2)
+        counted = np.ones(self.prediction.shape, bool)
+        if y is not None:
+            counted = self.prediction == check_truth(y, self.prediction.shape, self.classes, void=True)
         weights, out = 1 / self.sigma**2, []
         for lower, of in zip(self.lower, counted, strict=True):
             held = of & (lower > 0.5)
@@ -134,7 +144,12 @@ def localized(
             raise ValueError(f"{name} are cells 0..{most - 1}, got {cells.dtype} from {cells.min()} to {cells.max()}")
     levels = sigma[:, inputs]
     run = start(model, x, anisotropic(jnp.asarray(levels[0], jnp.float32)), key, batch_size, None, dense=True)
-    width = run.width(n0)
+    *has, classes = jax.eval_shape(run.apply, run.leaves, jax.ShapeDtypeStruct((1, *run.shape), jnp.float32)).shape[1:]
+    if tuple(has) != outputs.shape:
+        raise ValueError(f"the model has outputs {tuple(has)}, their cells are {outputs.shape}")
+    width = min(
+        run.width(n0), max(1, 8 * run.batch_size // n)
+    )  # examples worked on together: few, where each has many draws
     predictions, lowers = [], []
     for first in range(0, run.n, width):
         group = np.arange(first, min(first + width, run.n))
@@ -143,16 +158,19 @@ def localized(
         for i, level in enumerate(levels):
             # float32 rounds the level that is drawn; what is certified with is the table's, at most that by a part in 10 million
             mine = dataclasses.replace(run, noise=anisotropic(jnp.asarray(level, jnp.float32)))
-            selection = mine.votes(2 * i, group, 0, n0, width)
-            if selection.shape[1:-1] != outputs.shape:
-                raise ValueError(f"the model has outputs {selection.shape[1:-1]}, their cells are {outputs.shape}")
+            chosen = mine.votes(2 * i, group, 0, n0, width).argmax(-1)
             estimation = mine.votes(2 * i + 1, group, 0, n, width)
-            chosen = selection.argmax(-1)
             votes = np.take_along_axis(estimation, chosen[..., None], -1)[..., 0]
             prediction, hits = np.where(outputs == i, chosen, prediction), np.where(outputs == i, votes, hits)
         predictions.append(prediction.astype(np.int32))
         lowers.append(clopper_pearson(hits, n, alpha / outputs.size))
-    return LocalizedCertificate(np.concatenate(predictions), np.concatenate(lowers), outputs, sigma, n0, n, 1 - alpha)
+    prediction, lower = np.concatenate(predictions), np.concatenate(lowers)
+    return LocalizedCertificate(prediction, lower, outputs, sigma, classes, n0, n, 1 - alpha)
+
+
+def _check_length(eps: Any) -> None:
+    if np.ndim(eps) or not 0 <= eps < np.inf:
+        raise ValueError(f"eps is one length, >= 0 and finite, got {eps!r}")
 
 
 def _safe(weights: np.ndarray, eta: Any, eps: Any) -> Any:
@@ -166,7 +184,7 @@ def collective(weights: Any, eta: Any, eps: Any, *, many: Any = None, integer: b
     Args:
       weights: [G, J], >= 0: what an output loses by a squared length of 1 in input cell j, ``1 / sigma[g, j]**2``.
       eta: [G], >= 0: what it can lose, ``Phi^-1(q)**2``.
-      eps: the perturbation's length; ``b >= 0`` are squared lengths in the cells, at most ``eps**2`` together.
+      eps: the perturbation's length, finite; ``b >= 0`` are squared lengths in the cells, at most ``eps**2`` together.
       many: int [G]: how many outputs a row stands for; 1 by default.
       integer: solve the integer program (exact, slower) instead of its relaxation.
 
@@ -185,8 +203,9 @@ def collective(weights: Any, eta: Any, eps: Any, *, many: Any = None, integer: b
     many = np.ones(len(eta), int) if many is None else np.asarray(many)
     if weights.ndim != 2 or eta.shape != weights.shape[:1] or many.shape != eta.shape:
         raise ValueError(f"weights are [G, J] and eta [G], got {weights.shape} and {eta.shape}")
-    if not (eps >= 0 and (weights >= 0).all() and (eta >= 0).all()):
-        raise ValueError("weights, eta and eps are >= 0")
+    _check_length(eps)
+    if not ((weights >= 0).all() and (eta >= 0).all()):
+        raise ValueError("weights and eta are >= 0")
     safe = _safe(weights, eta, eps)
     open_ = ~safe & (eta > 0)
     alone = int(many[safe].sum())

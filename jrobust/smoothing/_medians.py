@@ -57,12 +57,15 @@ def median_bounds(samples: Any, rho: Any, *, q: Any = 0.5, alpha: Any = 1e-3) ->
 
     Args:
       samples: [n, ...]: answers under independent noise, such as a row of `noisy_outputs`. Infinite ones are allowed, NaNs are not.
-      rho: >= 0, the distance in units of the noise: of several sensors ``sqrt(sum_s ||delta_s||^2 / sigma_s^2)``.
+      rho: one number >= 0, the distance in units of the noise: of several sensors ``sqrt(sum_s ||delta_s||^2 / sigma_s^2)``.
       q: quantile in (0, 1), 1/2 for the median.
       alpha: failure probability in (0, 1) of the statement about all answers together; shared equally among them and both sides.
 
     Returns:
       float64 (lower, upper) of shape [...]: -inf or inf where n is too small to say anything.
+
+    Raises:
+      ValueError: bad input.
 
     Guarantee: with probability >= 1 - alpha over the draws, whatever the distribution of the answers: every quantile within ``rho`` lies
       within the bounds. Assumes ideal noise.
@@ -83,6 +86,10 @@ def median_bounds(samples: Any, rho: Any, *, q: Any = 0.5, alpha: Any = 1e-3) ->
     values, alpha = np.asarray(samples, np.float64), check_alpha(alpha)
     if values.ndim < 1 or not values.size or np.isnan(values).any():
         raise ValueError(f"samples are numbers [n, ...] without NaN, got shape {values.shape}")
+    if np.ndim(q) or np.ndim(rho):
+        raise ValueError(
+            f"q and rho are one number each, got shapes {np.shape(q)} and {np.shape(rho)}; call it for each rho"
+        )
     if not 0 < q < 1 or not rho >= 0:
         raise ValueError(f"q lies in (0, 1) and rho is >= 0, got {q!r} and {rho!r}")
     n, share = len(values), alpha / (2 * max(1, values[0].size))

@@ -1,19 +1,22 @@
 """Point clouds: votes of random subsamples (PointGuard), and of disjoint parts made by a hash (PointCert)."""
 
 import dataclasses
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrobust._checks import check_count
+from jrobust._checks import check_count, check_truth
+from jrobust._model import functional
 from jrobust._statistics import Accuracy, proportion
 from jrobust._tree import bind
+from jrobust.smoothing._ballot import ballots, leads
 from jrobust.smoothing._discrete import _counted
 from jrobust.smoothing._noise import Noise
 from jrobust.smoothing._run import count, start
+from jrobust.smoothing._votes import won
 from jrobust.typing import Array, Float, Int, PRNGKeyArray
 
 CHANGES = ("modify", "add", "delete", "any")
@@ -73,17 +76,20 @@ def _needed(n: int, k: int, r: int, change: str) -> float:
 
 def _lead(n: int, k: int, other: int, shared: int) -> float:
     """``1 - 2 C(shared, k) / C(n, k) + C(other, k) / C(n, k)``."""
-    from scipy.special import gammaln
-
     if other < k:
         return np.inf
+    return 1 - 2 * _share(shared, n, k) + _share(other, n, k)
 
-    def share(m: int) -> float:
-        if m < k:
-            return 0.0
-        return float(np.exp(gammaln(m + 1) - gammaln(m - k + 1) - gammaln(n + 1) + gammaln(n - k + 1)))
 
-    return 1 - 2 * share(shared) + share(other)
+def _share(m: int, n: int, k: int) -> float:
+    """``C(m, k) / C(n, k)``: a product of k factors near 1, where differences of log-gammas would lose digits.
+
+    >>> _share(9, 10, 3), _share(2, 10, 3), _share(10, 9, 3)
+    (0.7, 0.0, 1.4285714285714286)
+    """
+    if m < k:
+        return 0.0
+    return float(np.exp(np.log1p((m - n) / (n - np.arange(k))).sum()))
 
 
 def _check_cloud(shape: tuple[int, ...], least: int) -> int:
@@ -161,9 +167,7 @@ class PointCertificate:
 
     def accuracy(self, y: Any, points: int = 0, change: str = "any", *, level: float = 0.95) -> Accuracy:
         """The share that is predicted as ``y`` and certified against that many changes."""
-        y = np.asarray(y)
-        if y.shape != self.prediction.shape or y.dtype.kind not in "iu":
-            raise ValueError(f"y is integer labels {self.prediction.shape}, got {y.dtype} {y.shape}")
+        y = check_truth(y, self.prediction.shape, self.counts.shape[1])
         held = (self.prediction == y) & (self.certified(change) >= points)
         return proportion(int(held.sum()), len(held), side="upper", level=level)
 
@@ -174,8 +178,11 @@ def pointcert(model: Any, x: Any, *, parts: Any, batch_size: int | None = None) 
     A point that is added or deleted changes one part, a point that moves two, and a part one vote of the winner's and one of another's.
 
     Args:
-      model: the base classifier of marked clouds, ``model(z[B, n, C + 1]) -> logits[B, K]``; train it on ``parts.sample(key, x)``. The
-        order and number of unmarked points must not matter to it; this is looked at on the first clouds.
+      model: the base classifier of marked clouds, ``model(z[B, n, C + 1]) -> logits[B, K]``; train it on ``parts.sample(key, x)``. It
+        answers by the marked rows alone: neither their order nor where the others stand matters, nor how many of those there are,
+        none included (multiply features by the mark before a sum, and before a maximum if they are >= 0). This is looked at in the
+        fullest part, the smallest with a point and one without of each of the first four clouds: as they are, shuffled, with three
+        more unmarked rows, and without any.
       x: clouds [N, n, C], floating.
       parts: such as ``parts(16)``.
       batch_size: parts evaluated at once; None: by the memory that is left.
@@ -184,10 +191,11 @@ def pointcert(model: Any, x: Any, *, parts: Any, batch_size: int | None = None) 
       A `PointCertificate`.
 
     Raises:
-      ValueError, TypeError: bad input, or a model that sees where in the list a point stands, before any work.
+      ValueError, TypeError: bad input, or a model that is seen to look at more than the marked rows, before any work.
 
     Guarantee: deterministic. No change of at most ``certified(change)`` points changes the voted class. Assumes that the model's class
-      of one part depends on its marked points alone (a maximum over points does; a sum up to rounding).
+      of one part depends on its marked points alone (a maximum over them does; a sum up to rounding), in all clouds and parts and not
+      only in those that were looked at.
 
     References:
       Zhang, Jia, Liu, Gong. PointCert: point cloud classification with deterministic certified robustness guarantees. CVPR 2023.
@@ -208,46 +216,51 @@ def pointcert(model: Any, x: Any, *, parts: Any, batch_size: int | None = None) 
         raise ValueError(f"x must be clouds [N, n, C], got shape {np.shape(x)}")
     noise = Noise((), bind(_part, parts=parts), bind(_part), "points", "parts")
     run = start(model, x, noise, jax.random.key(0), batch_size, None)
-    _check_sets(run, parts)
-    wide = max(1, run.batch_size // parts.groups)  # clouds of which the votes are counted together
-    rows = []
-    for i in range(0, run.n, wide):
-        group = jnp.asarray(run.x[np.resize(np.arange(i, min(i + wide, run.n)), wide)], jnp.float32)
-        total: Any = 0
-        for begin in range(0, wide * parts.groups, run.batch_size):
-            line = begin + np.arange(run.batch_size)
-            total += _votes(run.leaves, group, line, apply=run.apply, parts=parts)
-        rows.append(np.asarray(total)[: run.n - i])
-    counts = np.concatenate(rows)
-    prediction = counts.argmax(1)
-    lead = (
-        np.take_along_axis(counts, prediction[:, None], 1) - counts - (np.arange(counts.shape[1]) < prediction[:, None])
-    )
-    np.put_along_axis(lead, prediction[:, None], 4 * parts.groups, 1)
-    return PointCertificate(prediction.astype(np.int32), counts, lead.min(1).astype(np.int32))
+    _check_sets(model, run.x[:4], parts)
+    counts = ballots(run, parts, parts.groups, bind(_one))
+    prediction, slack = leads(counts, 4 * parts.groups)
+    return PointCertificate(prediction, counts, slack)
+
+
+def _one(logits: Array) -> Array:
+    """A vote for the largest logit, none where there is a NaN."""
+    return won(logits) * ~jnp.isnan(logits).any(-1, keepdims=True)
 
 
 def _part(scale: Any, key: PRNGKeyArray, x: Array, *, parts: Parts) -> Array:
     return parts.sample(key, x)
 
 
-def _check_sets(run: Any, parts: Parts) -> None:
-    """The model must not see order, nor how many points are unmarked."""
-    z = jax.vmap(lambda a: parts.at(a, 0))(jnp.asarray(run.x[:4], jnp.float32))
-    other = jnp.concatenate([z[:, ::-1], jnp.zeros_like(z[:, :3])], 1)
+def _check_sets(model: Any, clouds: np.ndarray, parts: Parts) -> None:
+    """The model must see the marked rows alone, as a set, whatever else is in the list."""
+    looked = []
+    for x in jnp.asarray(clouds, jnp.float32):
+        many = np.bincount(parts.of(x), minlength=parts.groups)
+        least = np.where(many > 0, many, many.max() + 1).argmin()
+        looked += [parts.at(x, group) for group in sorted({int(many.argmax()), int(least), int(many.argmin())})]
+    z = np.stack(looked)
+    shuffled = np.random.default_rng(0).permutation(z, axis=1)
+    wider = np.concatenate([np.zeros_like(z[:, :3]), z[:, ::-1]], 1)
+    said = _answers(model, z)
+    others = [
+        (_answers(model, shuffled), said, "the order of the rows"),
+        (_answers(model, wider), said, "how many rows are not marked"),
+    ]
+    marked = z[..., -1] > 0
+    for rows in np.unique(marked.sum(1)):
+        if rows:
+            of = marked.sum(1) == rows
+            alone = z[of][marked[of]].reshape(of.sum(), rows, -1)
+            others.append((_answers(model, alone), said[of], "whether any rows are not marked"))
+    for a, b, what in others:
+        if not np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise ValueError(f"the model's answer must depend on the marked points alone; it depends on {what}")
+
+
+def _answers(model: Any, z: np.ndarray) -> np.ndarray:
+    """What the model says of lists of that many rows; it is taken apart anew, as the program of one length is none of another."""
     try:
-        a, b = (np.asarray(run.apply(run.leaves, v)) for v in (z, other))
+        f = functional(model, z)
+        return np.asarray(jax.jit(f.apply)(f.leaves, z))
     except Exception as error:
-        raise ValueError("the model must take clouds of any number of points; it failed on three more") from error
-    if not np.allclose(a, b, rtol=1e-3, atol=1e-4):
-        raise ValueError("the model's answer depends on the order of the points, or on those that are not marked")
-
-
-@partial(jax.jit, static_argnames=("apply", "parts"))
-def _votes(leaves: Any, x: Any, line: Any, *, apply: Any, parts: Parts) -> Any:
-    """Votes of the pairs (cloud, part) of a line."""
-    row = jnp.minimum(line // parts.groups, len(x) - 1)
-    logits = apply(leaves, jax.vmap(lambda r, g: parts.at(x[r], g))(row, line % parts.groups))
-    won = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
-    valid = (line < len(x) * parts.groups)[:, None] & ~jnp.isnan(logits).any(-1, keepdims=True)
-    return jnp.zeros((len(x), logits.shape[1]), jnp.int32).at[row].add(won * valid)
+        raise ValueError(f"the model must take clouds of any number of points; it failed on {z.shape[1]}") from error

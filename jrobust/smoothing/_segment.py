@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jrobust._checks import check_truth
 from jrobust._statistics import Accuracy, at_least, proportion, reject
 from jrobust.smoothing._run import check_alpha, count, start
 
@@ -25,26 +26,31 @@ class Hierarchy:
     thresholds: tuple[float, ...]
 
 
-def hierarchy(*levels: Sequence[Any], thresholds: Sequence[Any]) -> Hierarchy:
+def hierarchy(*levels: Any, thresholds: Sequence[Any]) -> Hierarchy:
     """A tree of classes, from fine to coarse.
 
     Args:
-      levels: for each level above the classes, the vertex (0, 1, ...) of each of the K classes; each level joins
-        vertices of the one before.
+      levels: for each level above the classes, the vertex (one of 0, 1, ..., K - 1) of each of the K classes; each level
+        joins vertices of the one before.
       thresholds: as many gaps in [0, 1), in any order; (0, 0.25) goes one level up where the gap is at most 0.25.
 
     Raises:
-      ValueError: the levels are not a tree, or the numbers do not match.
+      ValueError, TypeError: the levels are not a tree, or the numbers do not match.
 
     >>> tree = hierarchy([0, 1, 1, 2], [0, 1, 1, 1], thresholds=[0, 0.25])
     >>> tree.levels.tolist()
     [[0, 1, 2, 3], [0, 1, 1, 2], [0, 1, 1, 1]]
     """
+    if any(np.ndim(level) != 1 or np.asarray(level).dtype.kind not in "iu" for level in levels):
+        raise TypeError(f"levels are lists of ints, a vertex a class; got {levels!r}")
     if not levels or len({len(level) for level in levels}) != 1:
         raise ValueError(f"levels are lists of one length, a vertex a class; got lengths {[len(v) for v in levels]}")
     if len(thresholds) != len(levels) or not all(0 <= t < 1 for t in thresholds):
         raise ValueError(f"thresholds are {len(levels)} numbers in [0, 1), one a level; got {list(thresholds)}")
-    table = np.array([list(range(len(levels[0]))), *map(list, levels)], np.int32)
+    classes = len(levels[0])
+    if any(vertex >= classes for level in levels for vertex in level):
+        raise ValueError(f"vertices of {classes} classes are 0..{classes - 1}, got {[list(level) for level in levels]}")
+    table = np.array([list(range(classes)), *map(list, levels)], np.int32)
     for h, (fine, coarse) in enumerate(itertools.pairwise(table), 1):
         if coarse.min() < 0 or len(set(zip(fine.tolist(), coarse.tolist(), strict=True))) != len(set(fine.tolist())):
             raise ValueError(f"level {h} splits a vertex of level {h - 1} (or is negative): {coarse.tolist()}")
@@ -84,33 +90,46 @@ class Segmentation:
     side: Literal["lower"] = "lower"
 
     def correct(self, y: Any) -> np.ndarray:
-        """bool [N, ...]: certified, and above the true class ``y`` (int [N, ...]) in the tree."""
-        y = np.asarray(y)
-        if y.shape != self.prediction.shape or y.dtype.kind not in "iu":
-            raise ValueError(f"y is integer labels {self.prediction.shape}, got {y.dtype} {y.shape}")
-        return self.prediction == self.tree[self.level, y]
+        """bool [N, ...]: certified, and above the true class ``y`` in the tree.
+
+        Args:
+          y: int [N, ...], 0..K-1; -1 is an output without a true class (void), which is never right and which shares leave out.
+        """
+        y = check_truth(y, self.prediction.shape, self.tree.shape[1], void=True)
+        return (self.prediction >= 0) & (y >= 0) & (self.prediction == self.tree[self.level, y])
 
     def accuracy(self, y: Any, *, level: float = 0.95) -> Accuracy:
-        """The share of outputs that are certified and right (their interval takes outputs as independent, which pixels are not)."""
-        held = self.correct(y)
+        """The share of outputs, void ones left out, that are certified and right.
+
+        Its interval takes outputs as independent, which pixels are not.
+        """
+        held = self.correct(y)[_known(y)]
         return proportion(int(held.sum()), held.size, side="upper", confidence=self.confidence, level=level)
 
     def abstained(self) -> float:
-        """The share of outputs without a certificate."""
+        """The share of all outputs, void ones among them, without a certificate."""
         return float(np.mean(self.prediction < 0))
 
     def information_gain(self, y: Any) -> float:
-        """Certified information gain: the mean over all outputs of ``1 - log G / log K``, 0 where abstained or wrong.
+        """Certified information gain: the mean of ``1 - log G / log K``, 0 where abstained or wrong, over all outputs but void ones.
 
         G is how many classes lie below the certified vertex: a certified class counts 1, the root 0.
         """
         below = np.stack([np.bincount(row, minlength=row.max() + 1)[row] for row in self.tree])  # [L, K]
-        y = np.asarray(y)
-        right = self.correct(y)
+        right, known, y = self.correct(y), _known(y), np.asarray(y)
         classes = self.tree.shape[1]
         if classes == 1:
             return 0.0
-        return float(np.mean(right * (1 - np.log(below[self.level, y]) / np.log(classes))))
+        y = np.where(known, y, 0)
+        return float(np.mean((right * (1 - np.log(below[self.level, y]) / np.log(classes)))[known]))
+
+
+def _known(y: Any) -> np.ndarray:
+    """Which outputs have a true class."""
+    known = np.asarray(y) >= 0
+    if not known.any():
+        raise ValueError("every output is void (-1): there is nothing to take a share of")
+    return known
 
 
 def segment(
@@ -123,7 +142,7 @@ def segment(
     n: int = 100,
     alpha: Any = 1e-3,
     method: str = "holm",
-    hierarchy: Hierarchy | None = None,
+    hierarchy: Any = None,
     key: Any,
     batch_size: int | None = None,
     mesh: Any = None,
@@ -132,7 +151,8 @@ def segment(
 
     ``n0`` draws select the class of each output; of ``n`` independent ones the share that agrees is tested against
     ``tau``, for all outputs of an example together. With a ``hierarchy`` (AdaptiveCertify) the ``n0`` draws also choose how
-    coarse the answer is: outputs whose two leading mean posteriors lie close are asked for a coarser vertex.
+    coarse the answer is: outputs whose two leading mean posteriors lie close are asked for a coarser vertex, the one of most
+    selection votes on that level.
 
     Args:
       model: batched, ``model(x[B, ...]) -> logits[B, ..., K]``, an output for each pixel.
@@ -143,7 +163,7 @@ def segment(
       n: estimation draws, >= 1. Nothing is certified where ``tau ** n`` exceeds alpha over the number of outputs.
       alpha: failure probability of the statement about one example, in (0, 1).
       method: of the multiple test: "holm" (never certifies less) or "bonferroni".
-      hierarchy: of the K classes; None tests the classes themselves (SegCertify).
+      hierarchy: a `Hierarchy` of the K classes; None tests the classes themselves (SegCertify).
       key: one typed PRNG key; example i uses ``fold_in(key, i)``.
       batch_size: noisy inputs evaluated at once; None: by the memory that is left.
       mesh: a ``jax.sharding.Mesh`` over which each batch of draws is spread.
@@ -154,8 +174,11 @@ def segment(
     Raises:
       ValueError, TypeError: bad input, before any work.
 
-    Guarantee: for each example, with probability >= 1 - alpha over the draws: every certified output of the smoothed model
-      (its most likely class, taken to the output's level) is constant within ``radius``. Assumes real arithmetic and ideal noise.
+    Guarantee: for each example, with probability >= 1 - alpha over the draws: at every certified output the certified vertex has
+      probability > ``tau``, and > 1/2 everywhere within ``radius``; it is there the most likely vertex of its level. At level 0
+      that is the most likely class. At a coarser one the most likely class need not lie below it: of probabilities .24, .19,
+      .19, .19, .19 the last four classes together are certified, while the first is the most likely. Assumes real arithmetic and
+      ideal noise.
 
     References:
       Fischer, Baader, Vechev. Scalable certified segmentation via randomized smoothing. ICML 2021. Anani, Lorenz, Schiele,
@@ -177,17 +200,21 @@ def segment(
         raise ValueError(f"tau lies in (1/2, 1), got {tau!r}")
     if method not in ("holm", "bonferroni"):
         raise ValueError(f"method is holm or bonferroni, got {method!r}")
+    if hierarchy is not None and not isinstance(hierarchy, Hierarchy):
+        raise TypeError(
+            f"hierarchy is made by jr.smoothing.hierarchy(levels, thresholds=), got {type(hierarchy).__name__}"
+        )
     run = start(model, x, noise, key, batch_size, mesh, dense=True)
+    tree = np.arange(run.classes, dtype=np.int32)[None] if hierarchy is None else hierarchy.levels
+    if tree.shape[1] != run.classes:
+        raise ValueError(f"the hierarchy has {tree.shape[1]} classes, the model {run.classes}")
     p_of = at_least(np.arange(n + 1), n, tau)
     parts = []
     for group, selection in run.parts(np.arange(run.n), n0, n):
         estimation = run.votes(1, group, 0, n, run.width(n0))
         if hierarchy is None:
-            tree, level = np.arange(selection.shape[-1], dtype=np.int32)[None], np.zeros(selection.shape[:-1], np.int32)
+            level = np.zeros(selection.shape[:-1], np.int32)
         else:
-            tree = hierarchy.levels
-            if tree.shape[1] != selection.shape[-1]:
-                raise ValueError(f"the hierarchy has {tree.shape[1]} classes, the model {selection.shape[-1]}")
             mean = run.votes(0, group, 0, n0, run.width(n0), tally=jax.nn.softmax)
             top = np.sort(mean / n0, -1)
             gap = top[..., -1] - top[..., -2] if top.shape[-1] > 1 else np.ones(top.shape[:-1])
@@ -200,7 +227,7 @@ def segment(
     prediction, level, p_value = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Segmentation(
         prediction, level, p_value, float(noise.certify(tau, shape=run.shape)), float(tau), n0, n, 1 - alpha, noise.norm, str(noise),
-        tree,  # pyright: ignore[reportPossiblyUnboundVariable]
+        tree,
     )  # fmt: skip
 
 

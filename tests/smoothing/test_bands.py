@@ -102,6 +102,15 @@ def test_batches_and_queries():
     assert one.accuracy(y, 2).confidence == 1
 
 
+def test_labels_and_patches_that_are_refused():
+    done = smoothing.derandomized(bright, columns(0, 1, 1, 1), bands=smoothing.bands(1))
+    with pytest.raises(ValueError, match="width=8 alone"):
+        done.accuracy([1], width=8)
+    for y, error in [([-1], ValueError), ([2], ValueError), ([1, 1], ValueError), ([1.0], TypeError)]:
+        with pytest.raises(error, match=r"out of range: labels are 0\.\.1|integer labels"):
+            done.accuracy(np.array(y))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

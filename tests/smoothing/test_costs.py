@@ -79,6 +79,7 @@ def test_the_levels_of_the_bounds_and_the_one_that_fails():
     ("change", "error", "message"),
     [
         ({"y": np.array([0, 3])}, ValueError, "out of range"),
+        ({"y": np.array([0, -1])}, ValueError, "out of range"),
         ({"y": np.array([0.0, 1.0])}, TypeError, "integer labels"),
         ({"costs": -COSTS}, ValueError, "finite and >= 0"),
         ({"costs": np.zeros((2, 2))}, ValueError, r"\[3, 3\]"),

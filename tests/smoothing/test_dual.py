@@ -95,6 +95,31 @@ def test_end_to_end_against_exact_probabilities():
     assert seen >= 8
 
 
+def test_many_draws_of_many_images_are_counted_a_few_images_at_a_time(monkeypatch):
+    asked = []
+
+    def instead(noise, leaves, key, stage, index, x, begin, end, size, **rest):
+        asked.append(size * (end - begin))
+        return np.tile(np.array([end - begin, 0]), (len(x), 1))
+
+    monkeypatch.setattr("jrobust.smoothing._run.votes", instead)
+    x, options = np.zeros((1000, 2, 2, 1)), {"n0": 1, "n": 3_000_000, "key": KEY}
+    tiny = [lambda z, w=w: z.reshape(len(z), -1)[:, :2] + w for w in (0.0, 1.0)]
+    done = smoothing.dual(tiny, x, sigma=SIGMA, batch_size=1000, **options)
+    assert (done.prediction == 0).all()
+    assert done.counts.tolist() == [[6_000_000, 0]] * 1000
+    assert max(asked) < 2**31
+
+
+def test_batches_of_two_sizes_say_the_same():
+    x = 0.2 * jax.random.normal(KEY, (7, 4, 4, 1))
+    one, other = (
+        smoothing.dual((linear(0), linear(1)), x, sigma=SIGMA, n0=3, n=40, key=KEY, batch_size=b) for b in (5, 1000)
+    )
+    np.testing.assert_array_equal(one.counts, other.counts)
+    np.testing.assert_array_equal(one.selected, other.selected)
+
+
 def test_a_half_depends_on_its_own_pixels_alone():
     for part, noise in enumerate(smoothing.halves(SIGMA)):
         other = (np.add.outer(np.arange(3), np.arange(5)) % 2 != part)[..., None]
@@ -106,7 +131,9 @@ def test_a_half_depends_on_its_own_pixels_alone():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"models": linear(0)}, TypeError, "two, "),
+        ({"models": linear(0)}, TypeError, "two, .*got function"),
+        ({"models": (linear(0),)}, TypeError, "two, .*got 1 of them"),
+        ({"key": 3}, TypeError, "typed PRNG key"),
         ({"x": np.zeros((2, 4, 4))}, ValueError, r"\[N, H, W, C\]"),
         ({"models": (linear(0), lambda z: jnp.zeros((len(z), 3)))}, ValueError, "2 and 3"),
         ({"alpha": 2.0}, ValueError, "alpha"),

@@ -116,10 +116,62 @@ def test_bad_input(change, message):
         smoothing.collective(SIGMA, [1.0], 0.1)
 
 
+def test_many_draws_of_many_examples_are_counted_a_few_at_a_time(monkeypatch):
+    asked = []
+
+    def instead(noise, leaves, key, stage, index, x, begin, end, size, **rest):
+        asked.append(size * (end - begin))
+        return np.tile(np.array([end - begin, 0]), (len(x), 2, 1))
+
+    monkeypatch.setattr("jrobust.smoothing._run.votes", instead)
+    done = smoothing.localized(
+        mixed,
+        np.zeros((1000, 2)),
+        sigma=SIGMA,
+        inputs=[0, 1],
+        outputs=[0, 1],
+        n0=1,
+        n=3_000_000,
+        key=KEY,
+        batch_size=1000,
+    )
+    assert (done.prediction == 0).all()
+    assert (done.lower > 0.999).all()
+    assert max(asked) < 2**31
+
+
+def test_outputs_that_do_not_fit_are_refused_before_any_draw(monkeypatch):
+    monkeypatch.setattr("jrobust.smoothing._run.votes", lambda *_, **__: pytest.fail("it has drawn"))
+    with pytest.raises(ValueError, match=r"the model has outputs \(2,\)"):
+        smoothing.localized(mixed, np.zeros((1, 2)), sigma=SIGMA, inputs=[0, 1], outputs=[0, 1, 1], key=KEY)
+
+
+def test_robust_refuses_what_it_cannot_count():
+    cert = smoothing.LocalizedCertificate(
+        np.array([[0, 1, 1]], np.int32), np.full((1, 3), 0.99), np.arange(3) % 2, SIGMA, 2, 10, 100, 0.999
+    )
+    assert cert.robust(0.0, np.array([[0, -1, 1]])).tolist() == [2]  # void is not counted
+    for eps in (np.inf, np.nan, -0.1, np.array([0.1, 0.2])):
+        with pytest.raises(ValueError, match="eps is one length"):
+            cert.robust(eps, together=False)
+        with pytest.raises(ValueError, match="eps is one length"):
+            smoothing.collective(SIGMA, [1.0, 1.0], eps)
+    with pytest.raises(ValueError, match="bins must be an int >= 2"):
+        cert.robust(0.1, bins=1)
+    for y, error in [
+        ([[0, 1, 2]], ValueError),
+        ([[0, -2, 1]], ValueError),
+        ([0, 1, 1], ValueError),
+        ([[0.0, 1, 1]], TypeError),
+    ]:
+        with pytest.raises(error, match=r"out of range: labels are 0\.\.1, or -1|integer labels"):
+            cert.robust(0.1, np.array(y))
+
+
 def test_fewer_bins_say_less_and_the_largest_keeps_its_own():
     lower = np.array([[*np.linspace(0.6, 0.95, 12), 0.99, 0.99, 0.99]])
     cells = np.arange(15) % 2
-    cert = smoothing.LocalizedCertificate(np.zeros((1, 15), np.int32), lower, cells, SIGMA, 10, 100, 0.999)
+    cert = smoothing.LocalizedCertificate(np.zeros((1, 15), np.int32), lower, cells, SIGMA, 2, 10, 100, 0.999)
     for eps in (0.1, 0.2, 0.3):
         many, few = (int(cert.robust(eps, bins=b)[0]) for b in (32, 2))
         assert 3 <= few <= many

@@ -92,6 +92,8 @@ def test_bad_input():
         smoothing.median_bounds(np.array([np.nan]), 0.1)
     with pytest.raises(ValueError, match="rho is >= 0"):
         smoothing.median_bounds(np.zeros(3), -0.1)
+    with pytest.raises(ValueError, match=r"one number each, got shapes \(\) and \(2,\)"):
+        smoothing.median_bounds(np.zeros(3), np.array([0.1, 0.2]))
     with pytest.raises(ValueError, match="low is at most high"):
         smoothing.iou_lower([1, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1])
     with pytest.raises(ValueError, match="4 coordinates"):

@@ -1,6 +1,8 @@
 """Point clouds: certificates against every change of small clouds."""
 
 import itertools
+from fractions import Fraction
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from jrobust import smoothing
+from jrobust.smoothing._points import _share
 
 KEY = jax.random.key(0)
 
@@ -126,10 +129,91 @@ def test_an_ordered_model_is_refused():
     def first(z):
         return z[:, 0, :2]
 
-    with pytest.raises(ValueError, match="order of the points"):
+    with pytest.raises(ValueError, match="marked points"):
         smoothing.pointcert(first, jax.random.normal(KEY, (2, 9, 3)), parts=smoothing.parts(1))
     with pytest.raises(ValueError, match="any number of points"):
         smoothing.pointcert(lambda z: z.reshape(-1, 36)[:, :2], jnp.ones((2, 9, 3)), parts=smoothing.parts(3))
+
+
+def both(z):
+    """Are there marked and unmarked rows? A maximum over all rows, unmasked."""
+    seen = jnp.stack([z[..., -1], 1 - z[..., -1]], -1).max(1)
+    return jnp.stack([seen.min(-1), 0.5 * jnp.ones(len(z))], 1)
+
+
+def ends(z):
+    """The first and the last row of the list, whatever they are."""
+    return jnp.stack([z[:, 0, 0], z[:, -1, 1]], 1)
+
+
+def share(z):
+    """The marked rows' mean over all rows."""
+    return jnp.stack([(z[..., 2] * z[..., 3]).mean(1), jnp.full(len(z), 0.1)], 1)
+
+
+def crowd(z):
+    """More than two rows that are not marked?"""
+    return jnp.stack([(z[..., 3] == 0).sum(1) - 2.5, jnp.zeros(len(z))], 1)
+
+
+def one_and_five(cut):
+    """A cloud of 5 points of one part and 1 of the other, and that one."""
+    x = jax.random.normal(jax.random.key(7), (64, 3))
+    of = np.asarray(cut.of(x))
+    return jnp.concatenate([x[of == 0][:5], x[of == 1][:1]])[None]
+
+
+def test_a_maximum_over_unmasked_rows_is_refused_for_its_certificate_would_be_false():
+    cut = smoothing.parts(2)
+    x = one_and_five(cut)
+
+    def votes(cloud):
+        return np.sum([np.asarray(both(cut.at(cloud, g)[None])).argmax(1) == 0 for g in range(2)])
+
+    assert (votes(x[0]), votes(x[0, :5])) == (2, 0)  # a lead of two votes, of which one deletion takes both
+    with pytest.raises(ValueError, match="marked points"):
+        smoothing.pointcert(both, x, parts=cut)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16, 64])
+@pytest.mark.parametrize("model", [ends, share, crowd])
+def test_a_model_that_sees_more_than_the_marked_rows_is_refused(model, groups):
+    x = jax.random.normal(KEY, (2, 40, 3))
+    if groups == 64:
+        assert (np.bincount(smoothing.parts(64).of(x[0]), minlength=64) == 0).any()
+    with pytest.raises(ValueError, match="marked points"):
+        smoothing.pointcert(model, x, parts=smoothing.parts(groups))
+
+
+@pytest.mark.parametrize("groups", [1, 5, 64])
+def test_models_of_the_marked_rows_are_taken(groups):
+    w = jax.random.normal(KEY, (3, 8))
+
+    def masked_maximum(z):
+        return (jax.nn.relu(z[..., :3] @ w) * z[..., 3:]).max(1)
+
+    def mean_of_the_marked(z):  # NaN of an empty part, which then votes for nobody
+        return (z[..., :3] @ w * z[..., 3:]).sum(1) / z[..., 3:].sum(1)
+
+    x = jax.random.normal(KEY, (6, 40, 3))
+    assert (smoothing.pointcert(masked_maximum, x, parts=smoothing.parts(groups)).counts.sum(1) == groups).all()
+    full = [np.unique(smoothing.parts(groups).of(cloud)).size for cloud in x]
+    assert smoothing.pointcert(mean_of_the_marked, x, parts=smoothing.parts(groups)).counts.sum(1).tolist() == full
+
+
+def test_the_share_of_subsamples_keeps_its_digits():
+    for n, k, r in [(10, 3, 2), (1024, 16, 40), (10_000_000, 64, 3), (10_000_000, 1000, 1)]:
+        for m in (n - r, n + r):
+            exact = prod(Fraction(m - j, n - j) for j in range(k))
+            assert _share(m, n, k) == pytest.approx(float(exact), rel=1e-13)
+
+
+def test_labels():
+    done = smoothing.pointcert(above, jnp.ones((2, 9, 3)), parts=smoothing.parts(3))
+    assert done.accuracy(np.array([0, 1])).count == 1
+    for y, error in [([0, -1], ValueError), ([0, 2], ValueError), ([0], ValueError), ([0.0, 1.0], TypeError)]:
+        with pytest.raises(error, match=r"out of range: labels are 0\.\.1|integer labels"):
+            done.accuracy(np.array(y))
 
 
 def test_bad_input():

@@ -120,6 +120,57 @@ def test_a_torn_output_is_certified_one_level_up():
     assert told.information_gain(y) == pytest.approx(1 / 3)
 
 
+SHARES = np.array([0.24, 0.19, 0.19, 0.19, 0.19])
+
+
+def fifths(x):
+    """Five classes with the probabilities SHARES at x = 0."""
+    of = jnp.searchsorted(jnp.asarray(np.cumsum(SHARES)[:-1]), jax.scipy.special.ndtr(x / SIGMA))
+    return 9.0 * jax.nn.one_hot(of, 5)
+
+
+def test_a_certified_vertex_is_the_most_likely_of_its_level_and_may_miss_the_most_likely_class():
+    x, tree = jnp.zeros((1, 1)), smoothing.hierarchy([0, 1, 1, 1, 1], thresholds=[0.99])
+    done = smoothing.segment(fifths, x, noise=NOISE, tau=0.7, n0=200, n=2000, hierarchy=tree, key=KEY)
+    assert (done.prediction.item(), done.level.item()) == (1, 1)
+    assert done.tree[1][SHARES.argmax()] == 0  # the likeliest class is not below the vertex
+    assert smoothing.predict(lambda z: fifths(z)[:, 0], x, noise=NOISE, n=4000, key=KEY).prediction.item() == 0
+    assert done.correct(np.array([[0]])).item() is False
+    # what is guaranteed: more than tau, and half of it is left at the radius, on either side
+    ends = stats.norm.cdf((stats.norm.ppf(SHARES[0]) * SIGMA + np.array([-1, 1]) * done.radius) / SIGMA)
+    assert 1 - SHARES[0] > 0.7
+    assert (1 - ends > 0.5).all()
+    words = " ".join(str(smoothing.segment.__doc__).split())
+    assert "most likely vertex of its level" in words
+    assert "need not lie below it" in words
+
+
+def test_void_outputs_do_not_count_and_other_strange_labels_are_refused():
+    x = jnp.array([[2.0, 0.0, -2.0, 2.0]])  # certified 0, abstains, certified 1, certified 0
+    done = smoothing.segment(signs, x, noise=NOISE, key=KEY)
+    assert done.prediction.tolist() == [[0, -1, 1, 0]]
+    void = np.array([[0, -1, 1, -1]])
+    assert done.correct(void).tolist() == [[True, False, True, False]]
+    assert (done.accuracy(void).count, done.accuracy(void).n) == (2, 2)
+    assert done.information_gain(void) == 1
+    assert done.accuracy(np.array([[0, 1, -1, -1]])).value == 0.5
+    with pytest.raises(ValueError, match="every output is void"):
+        done.accuracy(np.full((1, 4), -1))
+    for y, error, message in [
+        (
+            np.array([[0, 1, 255, 0]], np.uint8),
+            ValueError,
+            r"y\[0, 2\] = 255 is out of range: labels are 0\.\.1, or -1",
+        ),
+        (np.array([[0, 1, -2, 0]]), ValueError, "out of range"),
+        (np.zeros(4, int), ValueError, r"\(1, 4\).*got shape \(4,\)"),
+        (np.zeros((1, 4)), TypeError, "integer labels.*float64"),
+    ]:
+        for of in (done.correct, done.accuracy, done.information_gain):
+            with pytest.raises(error, match=message):
+                of(y)
+
+
 def test_votes_are_joined_by_the_level():
     counts = np.array([[5, 3, 2], [5, 3, 2], [5, 3, 2]])
     joined = _joined(counts, TREE.levels, np.array([0, 1, 2]))
@@ -150,6 +201,7 @@ def test_the_mean_posterior_is_that_of_the_selection_draws():
         ({"key": 0}, TypeError, "typed PRNG key"),
         ({"x": np.zeros((2, 3), np.uint8)}, TypeError, "divide images by 255"),
         ({"hierarchy": TREE}, ValueError, "3 classes, the model 2"),
+        ({"hierarchy": [[0, 1]]}, TypeError, r"jr\.smoothing\.hierarchy"),
         ({"model": lambda x: x[0]}, ValueError, r"\[B, ..., K\]"),
     ],
 )
@@ -166,8 +218,18 @@ def test_bad_input(change, error, message):
         (([0, 1, 1], [0, 1]), [0, 0], "one length"),
         (([0, 1, 1],), [0, 0], "1 numbers"),
         (([0, 1, 1],), [1.5], "1 numbers"),
+        (([0, 5],), [0.99], r"0\.\.1"),
+        (([0, -1],), [0.99], "negative"),
+        (([0, 0.5],), [0.99], "lists of ints"),
+        ((3,), [0.99], "lists of ints"),
     ],
 )
 def test_bad_trees(levels, thresholds, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(TypeError if "ints" in message else ValueError, match=message):
         smoothing.hierarchy(*levels, thresholds=thresholds)
+
+
+def test_a_hierarchy_of_other_classes_is_refused_before_any_draw(monkeypatch):
+    monkeypatch.setattr("jrobust.smoothing._run.votes", lambda *_, **__: pytest.fail("it has drawn"))
+    with pytest.raises(ValueError, match="3 classes, the model 2"):
+        smoothing.segment(signs, np.zeros((2, 3)), noise=NOISE, hierarchy=TREE, key=KEY)
