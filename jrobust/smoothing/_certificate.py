@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jrobust._checks import check_classes, check_labels
+from jrobust._checks import check_truth
 from jrobust._digest import digest
 from jrobust._statistics import Accuracy, Average, at_least, average, proportion, reads, reject
 from jrobust.smoothing._noise import Noise
@@ -169,9 +169,7 @@ class Certificate:
         return path
 
     def _correct(self, y: Any) -> np.ndarray:
-        y = check_labels(y, len(self.prediction))
-        check_classes(y, self.counts.shape[1])
-        return self.prediction == y
+        return self.prediction == check_truth(y, self.prediction.shape, self.counts.shape[1])
 
 
 def certificate_of(

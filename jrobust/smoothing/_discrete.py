@@ -171,16 +171,17 @@ def ablation(keep: int, *, pixels: bool = False) -> Noise:
     )
 
 
-def hidden_share(d: int, keep: int, r: int) -> float:
-    """``C(d - r, keep) / C(d, keep)``: how likely ``keep`` of d units are to miss r given ones, exact to rounding for any d.
+def share(m: int, n: int, k: int) -> float:
+    """``C(m, k) / C(n, k)``: of n units of which m are meant, how likely k drawn ones are all meant; exact to rounding for any n.
 
-    >>> round(hidden_share(5, 2, 1), 12), hidden_share(5, 2, 4)
-    (0.6, 0.0)
+    A product of k factors near 1, where differences of log-gammas would lose digits; m may exceed n.
+
+    >>> share(9, 10, 3), share(2, 10, 3), share(10, 9, 3)
+    (0.7, 0.0, 1.4285714285714286)
     """
-    if r > d - keep:
+    if m < k:
         return 0.0
-    few, many = sorted((keep, r))  # it is symmetric in the two: the shorter product
-    return float(np.exp(np.log1p(-many / (d - np.arange(few))).sum()))
+    return float(np.exp(np.log1p((m - n) / (n - np.arange(k))).sum()))
 
 
 @lru_cache
@@ -212,7 +213,7 @@ def _ablations(keep: int, pixels: bool) -> tuple[Any, Any]:
             raise ValueError("the radius of ablation depends on the size of an example: pass shape=")
         d = units(shape)
 
-        return _counted(lambda p, q, r: p - q > 2 * (1 - hidden_share(d, keep, r)) + 1e-9, lower, upper, min(d, _MOST))
+        return _counted(lambda p, q, r: p - q > 2 * (1 - share(d - r, d, keep)) + 1e-9, lower, upper, min(d, _MOST))
 
     return draw, radius
 

@@ -13,7 +13,7 @@ from jrobust._model import functional
 from jrobust._statistics import Accuracy, proportion
 from jrobust._tree import bind
 from jrobust.smoothing._ballot import ballots, leads
-from jrobust.smoothing._discrete import _counted
+from jrobust.smoothing._discrete import _counted, share
 from jrobust.smoothing._noise import Noise
 from jrobust.smoothing._run import count, start
 from jrobust.smoothing._votes import won
@@ -78,18 +78,7 @@ def _lead(n: int, k: int, other: int, shared: int) -> float:
     """``1 - 2 C(shared, k) / C(n, k) + C(other, k) / C(n, k)``."""
     if other < k:
         return np.inf
-    return 1 - 2 * _share(shared, n, k) + _share(other, n, k)
-
-
-def _share(m: int, n: int, k: int) -> float:
-    """``C(m, k) / C(n, k)``: a product of k factors near 1, where differences of log-gammas would lose digits.
-
-    >>> _share(9, 10, 3), _share(2, 10, 3), _share(10, 9, 3)
-    (0.7, 0.0, 1.4285714285714286)
-    """
-    if m < k:
-        return 0.0
-    return float(np.exp(np.log1p((m - n) / (n - np.arange(k))).sum()))
+    return 1 - 2 * share(shared, n, k) + share(other, n, k)
 
 
 def _check_cloud(shape: tuple[int, ...], least: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from jrobust import smoothing
-from jrobust.smoothing._discrete import hidden_share
+from jrobust.smoothing._discrete import share
 from jrobust.smoothing._noise import check_norm
 
 KEY = jax.random.key(0)
@@ -197,7 +197,7 @@ def test_flips_of_one_probability_need_one_way_only():
 def test_shares_of_large_examples_keep_their_digits():
     for d, keep, r in ((5, 2, 1), (10**8, 1, 19), (10**7, 45, 3), (784, 45, 700)):
         exact = math.prod(1 - r / (d - j) for j in range(keep))
-        assert abs(hidden_share(d, keep, r) - exact) < 1e-13
+        assert abs(share(d - r, d, keep) - exact) < 1e-13
     assert smoothing.ablation(1).certify(0.5 + 5e-9, shape=(10**8,)) == 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jrobust import smoothing
-from jrobust.smoothing._points import _share
+from jrobust.smoothing import _discrete
 
 KEY = jax.random.key(0)
 
@@ -205,7 +205,7 @@ def test_the_share_of_subsamples_keeps_its_digits():
     for n, k, r in [(10, 3, 2), (1024, 16, 40), (10_000_000, 64, 3), (10_000_000, 1000, 1)]:
         for m in (n - r, n + r):
             exact = prod(Fraction(m - j, n - j) for j in range(k))
-            assert _share(m, n, k) == pytest.approx(float(exact), rel=1e-13)
+            assert _discrete.share(m, n, k) == pytest.approx(float(exact), rel=1e-13)
 
 
 def test_labels():
