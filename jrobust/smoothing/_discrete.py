@@ -104,7 +104,7 @@ def _poisson_binomial(log_p: np.ndarray, log_not: np.ndarray) -> np.ndarray:
     return out
 
 
-def _least(p: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def _least(p: Any, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """The least probability at the changed example of a set of probability p at the example: the regions of largest ratio come first."""
     before, after = np.append(0.0, np.cumsum(ours)), np.append(0.0, np.cumsum(theirs))
     return np.asarray(np.interp(p, before, after, right=1.0))
@@ -121,27 +121,15 @@ def _flips_radius(scale: Any, lower: Any, upper: Any, shape: Any, norm: str) -> 
     d = _MOST if shape is None else min(_MOST, int(np.prod(shape)))
 
     def holds(p: Any, q: Any, r: int) -> bool:
-        ways = range(r + 1) if add != delete else (0,)  # of one probability all ways are one
+        ways = added_of(add, delete, r)
         return all(certified_flips(p, q, add=add, delete=delete, added=a, deleted=r - a) for a in ways)
 
-    def largest(p: Any, q: Any) -> int:
-        low, high = (
-            0,
-            1,
-        )  # one more change can only make the two examples easier to tell apart: so bisection finds the largest
-        while high <= d and holds(p, q, high):
-            low, high = high, 2 * high
-        high = min(high, d + 1)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if holds(p, q, middle) else (low, middle)
-        return low
+    return _counted(holds, lower, upper, d)
 
-    pairs, where = np.unique(
-        np.stack(np.broadcast_arrays(lower, upper), -1).reshape(-1, 2), axis=0, return_inverse=True
-    )
-    found = np.array([largest(p, q) for p, q in pairs], float)
-    return found[where.reshape(-1)].reshape(np.broadcast_shapes(np.shape(lower), np.shape(upper)))
+
+def added_of(add: float, delete: float, r: int) -> range:
+    """How many of r changes may be additions: of one probability all ways are one."""
+    return range(r + 1) if add != delete else range(1)
 
 
 def ablation(keep: int, *, pixels: bool = False) -> Noise:
@@ -219,13 +207,18 @@ def _ablations(keep: int, pixels: bool) -> tuple[Any, Any]:
 
 
 def _counted(holds: Any, lower: Any, upper: Any, most: int) -> np.ndarray:
-    """The largest count for which, and for all before which, the certificate holds."""
+    """The largest count up to ``most`` for which ``holds(p, q, count)``: by bisection, for what holds for some changes holds for fewer."""
+
+    def largest(p: Any, q: Any) -> int:
+        low, high = 0, 1
+        while high <= most and holds(p, q, high):
+            low, high = high, 2 * high
+        high = min(high, most + 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(p, q, middle) else (low, middle)
+        return low
+
     lower, upper = np.broadcast_arrays(lower, upper)
-    out = np.zeros(lower.shape)
-    going = np.ones(lower.shape, bool)
-    for r in range(1, most + 1):
-        going &= holds(lower, upper, r)
-        if not going.any():
-            break
-        out[going] = r
-    return out
+    pairs, where = np.unique(np.stack([lower.ravel(), upper.ravel()], -1), axis=0, return_inverse=True)
+    return np.array([largest(p, q) for p, q in pairs], float)[where.ravel()].reshape(lower.shape)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._checks import check_count
-from jrobust.smoothing._discrete import _counted, _flips_draw, _least, _regions, flips
+from jrobust.smoothing._discrete import _counted, _flips_draw, _least, _regions, added_of, flips
 from jrobust.smoothing._noise import Noise, check_level
 from jrobust.typing import Array, PRNGKeyArray
 
@@ -55,17 +55,21 @@ def _structure(p: float, touched: int) -> tuple[Any, Any]:
     """The same two functions for the same numbers, so that nothing is compiled twice."""
 
     def draw(sigma: Any, key: PRNGKeyArray, x: Array) -> Array:
-        if x.ndim < 2:
-            raise ValueError(f"hierarchical noise needs examples [..., C], got shape {tuple(x.shape)}")
-        which, how = jax.random.split(key)
-        noised = jax.random.bernoulli(which, p, (*x.shape[:-1], 1))
-        z = x + noised * sigma * jax.random.normal(how, x.shape, x.dtype)
-        return jnp.concatenate([z, noised.astype(x.dtype)], -1)
+        return _marked(key, x, p, lambda how: x + sigma * jax.random.normal(how, x.shape, x.dtype))
 
     def radius(sigma: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
         return sigma * _standard(np.asarray(lower, np.float64), np.asarray(upper, np.float64), p**touched)
 
     return draw, radius
+
+
+def _marked(key: PRNGKeyArray, x: Array, p: float, noisy: Any) -> Array:
+    """``noisy(key)`` in a random share p of the entities, x in the others, and a channel that says which."""
+    if x.ndim < 2:
+        raise ValueError(f"hierarchical noise needs examples [..., C], got shape {tuple(x.shape)}")
+    which, how = jax.random.split(key)
+    noised = jax.random.bernoulli(which, p, (*x.shape[:-1], 1))
+    return jnp.concatenate([jnp.where(noised, noisy(how), x), noised.astype(x.dtype)], -1)
 
 
 def _standard(lower: np.ndarray, upper: np.ndarray, s: float) -> np.ndarray:
@@ -123,19 +127,15 @@ def _of_bits(p: float, touched: int) -> tuple[Any, Any]:
     s = p**touched
 
     def draw(scale: Any, key: PRNGKeyArray, x: Array) -> Array:
-        if x.ndim < 2:
-            raise ValueError(f"hierarchical noise needs examples [..., C], got shape {tuple(x.shape)}")
-        which, how = jax.random.split(key)
-        noised = jax.random.bernoulli(which, p, (*x.shape[:-1], 1))
-        return jnp.concatenate([jnp.where(noised, _flips_draw(scale, how, x), x), noised.astype(x.dtype)], -1)
+        return _marked(key, x, p, lambda how: _flips_draw(scale, how, x))
 
     def radius(scale: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
         add, delete = (float(a) for a in scale)
         ours, theirs = np.clip((lower - 1 + s) / s, 0, 1), np.clip(1 - upper / s, 0, 1)
 
-        def holds(a: Any, b: Any, r: int) -> Any:
-            ways = [_regions(add, delete, k, r - k) for k in range(r + 1)]
-            return np.logical_and.reduce([s * _least(a, *w) + s * _least(b, *w) > 1 + 1e-12 for w in ways])
+        def holds(a: Any, b: Any, r: int) -> bool:
+            ways = (_regions(add, delete, k, r - k) for k in added_of(add, delete, r))
+            return all(s * _least(a, *w) + s * _least(b, *w) > 1 + 1e-12 for w in ways)
 
         return _counted(holds, ours, theirs, 1000 if shape is None else min(1000, touched * shape[-1]))
 

@@ -128,9 +128,14 @@ def _gaussian_draw(sigma: Any, key: PRNGKeyArray, x: Array) -> Array:
 
 
 def _gaussian_radius(sigma: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
+    return across({"l2": normal_radius(np.min(sigma), lower, upper, shape, norm)}, norm, shape)
+
+
+def normal_radius(sigma: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
+    """``sigma / 2 (Phi^-1(lower) - Phi^-1(upper))``: of a shift of normal noise in its own norm."""
     from scipy.special import ndtri
 
-    return across({"l2": np.min(sigma) / 2 * (ndtri(lower) - ndtri(upper))}, norm, shape)
+    return sigma / 2 * (ndtri(lower) - ndtri(upper))
 
 
 def across(radii: dict[str, Any], norm: str, shape: tuple[int, ...] | None) -> Any:

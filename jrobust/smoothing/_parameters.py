@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._tree import bind
-from jrobust.smoothing._noise import Noise, check_level
+from jrobust.smoothing._noise import Noise, check_level, normal_radius
 from jrobust.typing import Array, Float, PRNGKeyArray
 
 
@@ -25,7 +25,7 @@ def brightness(sigma: Any) -> Noise:
     >>> float(brightness(0.3).certify(0.9)).__round__(4)
     0.3845
     """
-    return Noise(check_level(sigma, "sigma"), _brighter, _normal, "brightness", "brightness")
+    return Noise(check_level(sigma, "sigma"), _brighter, normal_radius, "brightness", "brightness")
 
 
 def contrast(sigma: Any) -> Noise:
@@ -42,7 +42,7 @@ def contrast(sigma: Any) -> Noise:
     >>> float(contrast(0.3).certify(0.9)).__round__(4)
     0.3845
     """
-    return Noise(check_level(sigma, "sigma"), _stronger, _normal, "log contrast", "contrast")
+    return Noise(check_level(sigma, "sigma"), _stronger, normal_radius, "log contrast", "contrast")
 
 
 def brightness_contrast(sigma: Any, sigma_contrast: Any, *, contrast: Any) -> Noise:
@@ -93,7 +93,7 @@ def translation(sigma: Any) -> Noise:
     >>> float(translation(2.0).certify(0.9)).__round__(4)
     2.5631
     """
-    return Noise(check_level(sigma, "sigma"), _moved, _normal, "translation", "translation")
+    return Noise(check_level(sigma, "sigma"), _moved, normal_radius, "translation", "translation")
 
 
 def blur(mean: Any) -> Noise:
@@ -160,12 +160,6 @@ def _blurred(mean: Any, key: PRNGKeyArray, x: Array) -> Array:
 def _check_image(x: Array) -> None:
     if x.ndim != 3:
         raise ValueError(f"an image is [H, W, C], got shape {tuple(x.shape)}")
-
-
-def _normal(sigma: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
-    from scipy.special import ndtri
-
-    return sigma / 2 * (ndtri(lower) - ndtri(upper))
 
 
 def _exponential(mean: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:

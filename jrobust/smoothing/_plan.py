@@ -153,21 +153,35 @@ def answered(plan: Plan, run: Run, chosen: np.ndarray, counts: np.ndarray, draws
 
 def check_rows(plan: Plan, run: Run, rows: dict[int, dict[str, Any]], place: str) -> None:
     """Raise unless rows that were read say what their own counts say: a certificate is not to be had by editing a file."""
+
+    def damaged(i: int) -> ValueError:
+        return ValueError(f"{place}: the line of example {i} is not one of this run; the file was damaged")
+
     for i, row in rows.items():
-        damaged = ValueError(f"{place}: the line of example {i} is not one of this run; the file was damaged")
         try:
-            counts, chosen, draws = np.array(row["counts"]), np.array([row["selected"]]), np.array([row["draws"]])
+            counts, chosen, draws = np.array(row["counts"]), row["selected"], row["draws"]
             if not (
                 0 <= i < run.n and counts.shape == (run.classes,) and counts.dtype.kind == "i" and (counts >= 0).all()
             ):
-                raise damaged
-            if draws[0] not in plan.stages or counts.sum() > draws[0] or chosen[0] not in range(run.classes):
-                raise damaged
-            said = answered(plan, run, chosen, counts[None], draws)
+                raise damaged(i)
             if (
-                not all(abs(column[0] - row[name]) <= 1e-9 for name, column in said.items())
-                or float(row["seconds"]) < 0
+                draws not in plan.stages
+                or counts.sum() > draws
+                or type(chosen) is not int
+                or chosen not in range(run.classes)
             ):
-                raise damaged
-        except (KeyError, TypeError, IndexError):
-            raise damaged from None
+                raise damaged(i)
+            if not float(row["seconds"]) >= 0:
+                raise damaged(i)
+        except (KeyError, TypeError, ValueError):
+            raise damaged(i) from None
+    if not rows:
+        return
+    counts, chosen, draws = (np.array([row[name] for row in rows.values()]) for name in ("counts", "selected", "draws"))
+    said = answered(plan, run, chosen, counts, draws)
+    for k, (i, row) in enumerate(rows.items()):
+        try:
+            if not all(abs(column[k] - row[name]) <= 1e-9 for name, column in said.items()):
+                raise damaged(i)
+        except (KeyError, TypeError):
+            raise damaged(i) from None

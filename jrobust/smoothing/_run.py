@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Run:
         """Of an example."""
         return tuple(self.x.shape[1:])
 
-    @property
+    @cached_property
     def classes(self) -> int:
         """That the model knows."""
         noisy = jax.eval_shape(

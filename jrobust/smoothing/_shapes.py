@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._tree import bind
 from jrobust.smoothing._noise import Noise, across, check_level, check_norm
 from jrobust.typing import Array, PRNGKeyArray
 
@@ -26,7 +27,7 @@ def laplace(scale: Any, *, norm: Norm = "l1") -> Noise:
     >>> float(laplace(1.0).certify(0.75)).__round__(4)
     0.6931
     """
-    return Noise(check_level(scale, "scale"), _laplace_draw, _laplace_radius, check_norm(norm), "laplace")
+    return Noise(check_level(scale, "scale"), _laplace_draw, bind(_ratio_radius, of="l1"), check_norm(norm), "laplace")
 
 
 def exponential(scale: Any, *, of: Norm = "linf", norm: Norm | None = None) -> Noise:
@@ -49,7 +50,7 @@ def exponential(scale: Any, *, of: Norm = "linf", norm: Norm | None = None) -> N
     """
     if check_norm(of) == "l1":
         return laplace(scale, norm=norm or "l1")
-    draw, radius = (_l2_draw, _l2_radius) if of == "l2" else (_linf_draw, _linf_radius)
+    draw, radius = _l2_draw if of == "l2" else _linf_draw, bind(_ratio_radius, of=of)
     return Noise(check_level(scale, "scale"), draw, radius, check_norm(norm or of), f"exponential {of}")
 
 
@@ -121,22 +122,11 @@ def _uniform_draw(width: Any, key: PRNGKeyArray, x: Array) -> Array:
     return x + width * jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0)
 
 
-def _ratio_radius(scale: Any, lower: Any, upper: Any) -> Any:
-    """Of any noise whose density changes by at most ``exp(r / scale)`` over a step of r."""
+def _ratio_radius(scale: Any, lower: Any, upper: Any, shape: Any, norm: str, *, of: str) -> Any:
+    """Of any noise whose density changes by at most ``exp(r / scale)`` over a step of r in the norm ``of``."""
     with np.errstate(divide="ignore"):
-        return scale * np.maximum(-np.log(1 - lower + upper), np.log(lower / upper) / 2)
-
-
-def _laplace_radius(scale: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
-    return across({"l1": _ratio_radius(scale, lower, upper)}, norm, shape)
-
-
-def _l2_radius(scale: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
-    return across({"l2": _ratio_radius(scale, lower, upper)}, norm, shape)
-
-
-def _linf_radius(scale: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
-    return across({"linf": _ratio_radius(scale, lower, upper)}, norm, shape)
+        native = scale * np.maximum(-np.log(1 - lower + upper), np.log(lower / upper) / 2)
+    return across({of: native}, norm, shape)
 
 
 def _uniform_radius(width: Any, lower: Any, upper: Any, shape: Any, norm: str) -> Any:
