@@ -209,7 +209,7 @@ def milp(
       NotImplementedError: as `lp`; with ``exact`` also a primitive that had to be relaxed, named with its line.
       RuntimeError: with ``exact``, a bound that is not attained: out of time, NaN, or a jump of ``f``.
 
-    Guarantee: an upper bound up to the solver's tolerances (1e-6 in rows and choices), for which 1e-6 (1 + |value|) is added; no proof
+    Guarantee: an upper bound up to the solver's tolerances (1e-6 in rows and choices), for which ``1e-6 (1 + |value|)`` is added; no proof
       covers them, as in every floating-point MILP verifier. ``+inf`` where ``f`` may be NaN. Intermediate bounds are widened by 1e-6
       (1 + their size); float rounding of the network is not directed outward.
 

@@ -33,7 +33,7 @@ class Setting(NamedTuple):
       sigma, samples: deviation of the noise and noisy copies of an example (None: the method's own), of methods for smoothing.
     """
 
-    loss: jr.objectives.Loss
+    loss: jr.Loss
     eps: float
     ramp: Schedule
     kappa: Schedule

@@ -3,7 +3,7 @@
 from jrobust.evaluation import metrics
 from jrobust.evaluation._curve import curve
 from jrobust.evaluation._diagnose import Diagnosis, diagnose
-from jrobust.evaluation._evaluate import evaluate
+from jrobust.evaluation._evaluate import evaluate as evaluate  # public as jr.evaluate
 from jrobust.evaluation._report import report
 from jrobust.evaluation._results import Accuracy, Contradiction, Curve, Evaluation, Result, Table
 from jrobust.evaluation._sections import Gallery, Row, Section, read_sections, rows_of, smoothed_rows
@@ -21,7 +21,6 @@ __all__ = [
     "Table",
     "curve",
     "diagnose",
-    "evaluate",
     "metrics",
     "read_sections",
     "report",

@@ -12,7 +12,7 @@ from jrobust.typing import Array, Float, PRNGKeyArray
 
 
 def brightness(sigma: Any) -> Noise:
-    """One normal number added to every pixel; certifies brightness, ``x + b`` for |b| <= radius.
+    """One normal number added to every pixel; certifies brightness, ``x + b`` for ``|b| <= radius``.
 
     Args:
       sigma: standard deviation of b, in input units, > 0. A leaf.
@@ -29,7 +29,7 @@ def brightness(sigma: Any) -> Noise:
 
 
 def contrast(sigma: Any) -> Noise:
-    """Every pixel times one log-normal number; certifies contrast, ``x e^k`` for |k| <= radius.
+    """Every pixel times one log-normal number; certifies contrast, ``x e^k`` for ``|k| <= radius``.
 
     Args:
       sigma: standard deviation of k, > 0. A leaf.
@@ -51,13 +51,13 @@ def brightness_contrast(sigma: Any, sigma_contrast: Any, *, contrast: Any) -> No
     Args:
       sigma: standard deviation of b, in input units, > 0. A leaf.
       sigma_contrast: standard deviation of k, > 0. A leaf.
-      contrast: the largest |k| of the adversary, >= 0. Structure; the samples do not depend on it.
+      contrast: the largest ``|k|`` of the adversary, >= 0. Structure; the samples do not depend on it.
 
     Returns:
-      A `Noise` whose radius (norm "brightness with log contrast c") is the largest |b|.
+      A `Noise` whose radius (norm "brightness with log contrast c") is the largest ``|b|``.
 
     Guarantee: after ``e^k (x + b)`` the noise is that about (k, b) with ``e^-k sigma`` in place of sigma. What the scaling costs is
-      bounded by the worst set of its likelihood ratio (|B| large or small), what the shift costs as for `gaussian`; of k and -k the
+      bounded by the worst set of its likelihood ratio (``|B|`` large or small), what the shift costs as for `gaussian`; of k and -k the
       worse counts, and what lies between is no worse. The images are not clipped.
 
     References:
