@@ -21,7 +21,7 @@ import tyro
 import jrobust as jr
 
 RECORDS = Path(__file__).parent / "records" / "smoothing_structured.jsonl"
-NAMES = ("segment", "bands", "dual", "hierarchical", "points", "costs", "localized", "parameters", "fusion")
+NAMES = ("segment", "bands", "dual", "hierarchical", "points", "costs", "localized", "parameters", "paths", "fusion")
 
 
 @dataclasses.dataclass(frozen=True)

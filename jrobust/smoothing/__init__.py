@@ -13,6 +13,7 @@ from jrobust.smoothing._localized import LocalizedCertificate, collective, local
 from jrobust.smoothing._medians import iou_lower, median_bounds, noisy_outputs
 from jrobust.smoothing._noise import Noise, anisotropic, gaussian, smooth
 from jrobust.smoothing._parameters import blur, blurred, brightness, brightness_contrast, contrast, translation
+from jrobust.smoothing._paths import Path, Places, along, rotation_path, scaling_path
 from jrobust.smoothing._points import Parts, PointCertificate, parts, pointcert, subsample
 from jrobust.smoothing._purify import diffpure
 from jrobust.smoothing._segment import Hierarchy, Segmentation, hierarchy, segment
@@ -27,10 +28,13 @@ __all__ = [
     "Noise",
     "Parts",
     "PatchCertificate",
+    "Path",
+    "Places",
     "PointCertificate",
     "Prediction",
     "Segmentation",
     "ablation",
+    "along",
     "anisotropic",
     "bands",
     "blur",
@@ -68,6 +72,8 @@ __all__ = [
     "parts",
     "pointcert",
     "predict",
+    "rotation_path",
+    "scaling_path",
     "segment",
     "smooth",
     "subsample",
