@@ -291,14 +291,14 @@ def _fingerprint(program: Traced, leaves: tuple[Any, ...], differentiated: bool,
 _jitted = jax.jit(lambda leaves, x, *, apply: apply(leaves, x), static_argnames="apply")
 
 
-def warn_if_random(model: Any, x: PyTree, f: Functional | None = None, *, batch: int = 4) -> None:
+def warn_if_random(model: Any, x: PyTree, f: Functional | None = None, *, batch: int = 4) -> np.ndarray | None:
     """Warn (UserWarning) where ``model`` gives two answers to one question, or its answers depend on the rest of the batch.
 
     Drivers work on one example at a time and assume neither; a few examples of ``x`` are tried. ``f`` is
-    ``functional(model, x)`` where it is at hand.
+    ``functional(model, x)`` where it is at hand. Returns the answers that it saw.
     """
     if isinstance(model, Stochastic):
-        return
+        return None
     x = jax.tree.map(lambda leaf: jnp.asarray(leaf[:batch]), x)
     parts = _split(model)
     if parts is not None:
@@ -325,3 +325,4 @@ def warn_if_random(model: Any, x: PyTree, f: Functional | None = None, *, batch:
             UserWarning,
             stacklevel=3,
         )
+    return a

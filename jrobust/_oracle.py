@@ -7,7 +7,7 @@ propagation an upper bound; the side is static data of the oracle, so that a non
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ def adaptive(side: Side, adapt: Callable[[str, int], Oracle], *, name: str) -> O
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["run", "adapt"],
-    meta_fields=["side", "confidence", "host", "name"],
+    meta_fields=["side", "confidence", "host", "name", "about"],
 )
 @dataclasses.dataclass(frozen=True)
 class RadiusOracle:
@@ -147,6 +147,7 @@ class RadiusOracle:
 
     Attributes:
       side, run, confidence, host, name: as in `Oracle`.
+      about: whose radius it is: that of the "model", or of the "smoothed" one, which an attack on the model says nothing about.
       adapt: ``(kind of set, number of classes) -> Iteration`` of an iterative attack, whose steps can also be run on one set.
     """
 
@@ -156,6 +157,7 @@ class RadiusOracle:
     host: bool = False
     name: str = "radius"
     adapt: Callable[[str, int], Any] | None = None
+    about: Literal["model", "smoothed"] = "model"
 
     def __post_init__(self) -> None:
         _check(self.side, self.confidence)

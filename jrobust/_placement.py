@@ -19,7 +19,11 @@ class Placement:
     The mesh may span processes (`jax.distributed`): all of them run the same calls.
     """
 
-    mesh: Mesh | None = None
+    mesh: Any = None
+
+    def __post_init__(self) -> None:
+        if not (self.mesh is None or isinstance(self.mesh, Mesh)):
+            raise TypeError(f"mesh is a jax.sharding.Mesh or None, got {type(self.mesh).__name__}")
 
     def check(self, batch_size: int) -> None:
         """Raise unless batches can be split."""

@@ -27,6 +27,7 @@ class Result:
       correct: bool [N]; the clean prediction is right.
       oracle: the oracle's own name.
       quantity: "margin" or "radius".
+      about: "model", or "smoothed": of the model under noise, which is another function.
       rejected: claims of a violation that the driver could not confirm at the witness (they count as nothing found).
     """
 
@@ -41,6 +42,7 @@ class Result:
     oracle: str
     quantity: str = "margin"
     rejected: int = 0
+    about: str = "model"
 
     @property
     def n(self) -> int:
@@ -132,14 +134,14 @@ class Evaluation:
         return self.results["clean"].n
 
     def contradictions(self) -> list[Contradiction]:
-        """Every pair of an attack and a certificate that disagree, with the examples; empty when all is well."""
+        """Every pair of an attack and a certificate of one function that disagree, with the examples; empty when all is well."""
         found = []
         attacks = [r for r in self.results.values() if r.side in ("lower", "exact") and r.name != "clean"]
         proofs = [r for r in self.results.values() if r.side in ("upper", "exact") and r.name != "clean"]
         for attack in attacks:
             for proof in proofs:
                 index = np.flatnonzero(proof.holds & ~attack.holds)
-                if attack is not proof and len(index):
+                if attack is not proof and attack.about == proof.about and len(index):
                     found.append(Contradiction(attack.name, proof.name, index))
         return found
 
@@ -174,6 +176,8 @@ class Evaluation:
         for c in self.contradictions():
             yield f"CONTRADICTION: {c.attack} breaks {len(c.index)} examples that {c.certificate} certifies"
         for r in self.results.values():
+            if r.about != "model":
+                yield f"{r.name} speaks of the {r.about} model, the other rows of the model itself"
             if r.rejected:
                 yield f"{r.name}: {r.rejected} claimed violations were not confirmed at their witness and do not count"
 

@@ -51,6 +51,7 @@ class Tally:
         return Result(
             self.name, side, self.holds, self.value, witness, self.info, 1.0 if oracle is None else oracle.confidence,
             self.correct, "prediction" if oracle is None else oracle.name, "radius" if radius else "margin", self.rejected,
+            oracle.about if isinstance(oracle, RadiusOracle) else "model",
         )  # fmt: skip
 
     def file(self, k: int) -> str:

@@ -1,6 +1,7 @@
 """De-randomised smoothing against patches: a vote over every band of the image, of which a patch meets only so many."""
 
 import dataclasses
+import warnings
 from math import prod
 from typing import Any
 
@@ -76,7 +77,7 @@ class PatchCertificate:
     """Votes of the bands, and the patches that cannot change who wins; arrays on the host.
 
     Attributes:
-      prediction: int32 [N]; never abstains (the smaller index wins a tie).
+      prediction: int32 [N], the smaller index at a tie; -1 where no class has a vote.
       counts: int32 [N, K]: positions at which the class reached the threshold.
       slack: int32 [N]: by how many votes the class leads each other, one less where the other would win a tie; the least of them.
       shape: of an image, (H, W, C).
@@ -155,6 +156,10 @@ def derandomized(
         raise ValueError(f"threshold lies in (0, 1], got {threshold!r}")
     if np.ndim(x) != 4:
         raise ValueError(f"x must be images [N, H, W, C], got shape {np.shape(x)}")
+    if not (np.asarray(x).min(initial=0) >= 0 and np.asarray(x).max(initial=1) <= 1):
+        raise ValueError(
+            f"x must lie in [0, 1]: erased pixels are told by (x, 1 - x); got {np.min(x):g}..{np.max(x):g}"
+        )
     if bands.size > min(np.shape(x)[1:3]):
         raise ValueError(f"bands of {bands.size} pixels are larger than the images, {np.shape(x)[1:3]}")
     erased = Noise((), bind(_erased, bands=bands), bind(_erased), "patch", "bands")
@@ -162,6 +167,14 @@ def derandomized(
     positions = bands.positions(run.shape)
     counts = ballots(run, bands, positions, bind(_reached, threshold))
     prediction, slack = leads(counts, 2 * positions)
+    silent = counts.max(1) == 0
+    if silent.all():
+        warnings.warn(
+            f"no class reaches {threshold} anywhere, in any image: does the model return probabilities instead of logits?",
+            UserWarning,
+            stacklevel=2,
+        )
+    prediction = np.where(silent, -1, prediction).astype(np.int32)
     return PatchCertificate(prediction, counts, slack, run.shape, bands)
 
 

@@ -108,7 +108,7 @@ class Certificate:
         hits = self.counts[np.arange(len(self.counts)), self.selected]
         return reject(at_least(hits, self.n, needed(noise, radius, shape=shape)), alpha, method=method)
 
-    def accuracy(self, y: Any, radius: int | float = 0.0, *, level: float = 0.95) -> Accuracy:
+    def accuracy(self, y: Any, radius: Any = 0.0, *, level: float = 0.95) -> Accuracy:
         """Certified accuracy: the share predicted as ``y`` with a certified radius >= ``radius`` (abstentions are wrong).
 
         Args:
@@ -119,6 +119,8 @@ class Certificate:
         Returns:
           An `Accuracy` of side "upper" (a bound on the worst case from above: it understates) and this confidence.
         """
+        if np.ndim(radius) or not radius >= 0:
+            raise ValueError(f"radius is one number >= 0 (`curve` takes several), got {radius!r}")
         held = self._correct(y) & (self.radius >= radius)
         return proportion(int(held.sum()), len(held), side="upper", confidence=self.confidence, level=level)
 
@@ -155,6 +157,9 @@ class Certificate:
         Args:
           path: of the file, written whole or not at all.
           y: int labels [N].
+
+        Raises:
+          ValueError: ``path`` is a directory, or its directory is not there.
         """
         right, y = self._correct(y), np.asarray(y)
         lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
@@ -163,6 +168,8 @@ class Certificate:
             time = datetime.timedelta(seconds=float(seconds))
             lines.append(f"{i}\t{y[i]}\t{self.prediction[i]}\t{radius:.6f}\t{int(right[i])}\t{time}")
         path = Path(path)
+        if path.is_dir() or not path.parent.is_dir():
+            raise ValueError(f"path is that of a file in a directory that is there, got {path}")
         unfinished = path.with_name(f".{path.name}")
         unfinished.write_text("\n".join(lines) + "\n")
         os.replace(unfinished, path)

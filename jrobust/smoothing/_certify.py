@@ -16,7 +16,7 @@ from jrobust._tree import bind
 from jrobust.smoothing._certificate import Certificate, Prediction, certificate_of
 from jrobust.smoothing._noise import Noise
 from jrobust.smoothing._plan import Plan, check_rows, estimated, planned
-from jrobust.smoothing._run import Run, check_alpha, count, start
+from jrobust.smoothing._run import Run, check_alpha, count, start, warn_if_vain
 
 
 def certify(
@@ -145,6 +145,7 @@ def predict(
     """
     n, alpha = count("n", n), check_alpha(alpha)
     run = start(model, x, noise, key, batch_size, mesh)
+    warn_if_vain(lambda m: bool(sign_test(m, 0) <= alpha), n, alpha)
     counts = np.concatenate([votes for _, votes in run.parts(np.arange(run.n), n, n)])
     top = np.sort(counts, axis=1)
     p = sign_test(top[:, -1], top[:, -2] if counts.shape[1] > 1 else np.zeros(run.n, int))
@@ -171,7 +172,7 @@ def cohen(
     """
     plan = planned(n0, n, alpha, None, False)
     solve = bind(_solve, noise, plan=plan, batch_size=count("batch_size", batch_size))
-    return RadiusOracle("lower", solve, confidence=1 - plan.alpha, host=True, name=f"cohen({noise})")
+    return RadiusOracle("lower", solve, confidence=1 - plan.alpha, host=True, name=f"cohen({noise})", about="smoothed")
 
 
 def _solve(noise: Noise, key: Any, f: Any, threat: Any, x: Any, *, plan: Plan, batch_size: int) -> Radius:

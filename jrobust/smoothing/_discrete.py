@@ -9,7 +9,7 @@ import numpy as np
 
 from jrobust._checks import check_count
 from jrobust._tree import is_traced
-from jrobust.smoothing._noise import Noise
+from jrobust.smoothing._noise import Noise, probabilities
 from jrobust.typing import Array, PRNGKeyArray
 
 _MOST = 1000  # changes looked at; more would need probabilities nearer to 1 than counts can show
@@ -60,7 +60,7 @@ def certified_flips(
       bool, the shape of ``lower``.
 
     Raises:
-      ValueError: a probability outside (0, 1), a number of changes that is not one.
+      ValueError: a probability outside [0, 1], a number of changes that is not one.
 
     >>> bool(certified_flips(0.9, add=0.01, delete=0.6, added=0, deleted=3))
     True
@@ -70,8 +70,8 @@ def certified_flips(
     _check_flips(add, delete)
     check_count(added, "added", "certified_flips", least=0)
     check_count(deleted, "deleted", "certified_flips", least=0)
-    p = np.asarray(lower, np.float64)
-    rest = p if upper is None else np.asarray(np.maximum(1.0 - np.asarray(upper, np.float64), p))
+    p, q = probabilities(lower, upper)
+    rest = np.maximum(1.0 - q, p)
     ours, theirs = _regions(float(add), float(delete), int(added), int(deleted))
     return np.asarray(_least(p, ours, theirs) + _least(rest, ours, theirs) > 1.0 + 1e-12)
 

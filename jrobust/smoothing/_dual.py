@@ -13,7 +13,7 @@ from jrobust._statistics import clopper_pearson
 from jrobust._tree import bind
 from jrobust.smoothing._certificate import Certificate
 from jrobust.smoothing._noise import Noise, gaussian
-from jrobust.smoothing._run import check_alpha, count, start
+from jrobust.smoothing._run import check_alpha, count, start, warn_if_vain
 from jrobust.typing import Array, PRNGKeyArray
 
 
@@ -115,6 +115,7 @@ def dual(
     ]
     if runs[0].classes != runs[1].classes:
         raise ValueError(f"the models differ in classes: {runs[0].classes} and {runs[1].classes}")
+    warn_if_vain(lambda m: bool(joint_probability(*(2 * [clopper_pearson(m, m, alpha / 2)])) > 0.5), n, alpha)
     size = min(run.batch_size for run in runs)  # of both, so that they come to the same examples together
     runs = [dataclasses.replace(run, batch_size=size) for run in runs]
     rows, began, width = [], time.perf_counter(), runs[0].width(n0)

@@ -204,8 +204,8 @@ def collective(weights: Any, eta: Any, eps: Any, *, many: Any = None, integer: b
     if weights.ndim != 2 or eta.shape != weights.shape[:1] or many.shape != eta.shape:
         raise ValueError(f"weights are [G, J] and eta [G], got {weights.shape} and {eta.shape}")
     _check_length(eps)
-    if not ((weights >= 0).all() and (eta >= 0).all()):
-        raise ValueError("weights and eta are >= 0")
+    if not ((weights >= 0).all() and (eta >= 0).all() and (many >= 0).all()):
+        raise ValueError("weights, eta and many are >= 0")
     safe = _safe(weights, eta, eps)
     open_ = ~safe & (eta > 0)
     alone = int(many[safe].sum())

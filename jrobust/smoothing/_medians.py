@@ -20,7 +20,7 @@ def noisy_outputs(
     Args:
       model: batched, ``model(x[B, ...]) -> values[B, M]``, numbers such as the corners of a box.
       x: examples [N, ...], floating.
-      noise: such as ``gaussian(0.1)``; several sensors in one example have their levels by `anisotropic`.
+      noise: ``gaussian(0.1)``; several sensors in one example have their levels by `anisotropic`.
       n: draws, >= 1.
       key: one typed PRNG key; example i uses ``fold_in(key, i)``.
       batch_size: noisy inputs evaluated at once; None: by the memory that is left.
@@ -33,6 +33,8 @@ def noisy_outputs(
     (2, 5, 3)
     """
     n = count("n", n)
+    if getattr(noise, "name", None) not in ("gaussian", "anisotropic"):
+        raise ValueError(f"medians are bounded under gaussian or anisotropic noise, got {noise}")
     run = start(model, x, noise, key, batch_size, None)
     out = []
     for begin in range(0, run.n * n, run.batch_size):
@@ -56,13 +58,13 @@ def median_bounds(samples: Any, rho: Any, *, q: Any = 0.5, alpha: Any = 1e-3) ->
     ``Phi(Phi^-1(q) - rho)`` and ``Phi(Phi^-1(q) + rho)`` at the centre, where ``rho = ||delta / sigma||_2``.
 
     Args:
-      samples: [n, ...]: answers under independent noise, such as a row of `noisy_outputs`. Infinite ones are allowed, NaNs are not.
+      samples: [n] or [n, M]: answers of one example under independent noise (a row of `noisy_outputs`). Infinite ones are allowed.
       rho: one number >= 0, the distance in units of the noise: of several sensors ``sqrt(sum_s ||delta_s||^2 / sigma_s^2)``.
       q: quantile in (0, 1), 1/2 for the median.
       alpha: failure probability in (0, 1) of the statement about all answers together; shared equally among them and both sides.
 
     Returns:
-      float64 (lower, upper) of shape [...]: -inf or inf where n is too small to say anything.
+      float64 (lower, upper), [] or [M]: -inf or inf where n is too small to say anything.
 
     Raises:
       ValueError: bad input.
@@ -84,8 +86,12 @@ def median_bounds(samples: Any, rho: Any, *, q: Any = 0.5, alpha: Any = 1e-3) ->
     from scipy.special import ndtr, ndtri
 
     values, alpha = np.asarray(samples, np.float64), check_alpha(alpha)
-    if values.ndim < 1 or not values.size or np.isnan(values).any():
-        raise ValueError(f"samples are numbers [n, ...] without NaN, got shape {values.shape}")
+    if values.ndim not in (1, 2) or not values.size:
+        raise ValueError(
+            f"samples are numbers [n] or [n, M], of one example (a row of noisy_outputs), got shape {values.shape}"
+        )
+    if np.isnan(values).any():
+        raise ValueError(f"samples have {int(np.isnan(values).sum())} NaNs: no order statistic is known")
     if np.ndim(q) or np.ndim(rho):
         raise ValueError(
             f"q and rho are one number each, got shapes {np.shape(q)} and {np.shape(rho)}; call it for each rho"

@@ -59,11 +59,8 @@ class Noise:
         Raises:
           ValueError: the radius depends on ``shape`` and there is none.
         """
-        p = np.asarray(lower, np.float64)
-        q = 1.0 - p if upper is None else np.minimum(np.asarray(upper, np.float64), 1.0 - p)
+        p, q = probabilities(lower, upper)
         leads = p > q
-        if not (((p >= 0) & (p <= 1)).all() and (q <= 1).all() and (q >= 0).all()):
-            raise ValueError(f"bounds on probabilities lie in [0, 1], got lower {lower!r} and upper {upper!r}")
         scale = jax.tree.map(lambda a: np.asarray(a, np.float64), self.scale)
         p, q = np.where(leads, p, 0.75), np.where(leads, q, 0.25)  # any numbers, where there is no radius
         return np.where(leads, np.maximum(self.radius(scale, p, q, shape, self.norm), 0.0), 0.0)
@@ -73,6 +70,15 @@ class Noise:
         levels = [np.asarray(a) for a in jax.tree.leaves(self.scale)]
         said = [f"{float(a):g}" if a.ndim == 0 else f"{a.min():g}..{a.max():g}" for a in levels]
         return " ".join((self.name, *said))
+
+
+def probabilities(lower: Any, upper: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A lower bound on the winner's probability and the upper one on any other's, which is at most the rest."""
+    p = np.asarray(lower, np.float64)
+    q = np.asarray(1.0 - p if upper is None else np.minimum(np.asarray(upper, np.float64), 1.0 - p))
+    if not (((p >= 0) & (p <= 1)).all() and ((q >= 0) & (q <= 1)).all()):
+        raise ValueError(f"bounds on probabilities lie in [0, 1], got lower {lower!r} and upper {upper!r}")
+    return p, q
 
 
 def gaussian(sigma: Any, *, norm: Literal["l2", "l1", "linf"] = "l2") -> Noise:

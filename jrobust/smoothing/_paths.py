@@ -13,7 +13,7 @@ import numpy as np
 from jrobust._statistics import clopper_pearson
 from jrobust.smoothing._certificate import Certificate
 from jrobust.smoothing._noise import Noise
-from jrobust.smoothing._run import check_alpha, count, start
+from jrobust.smoothing._run import check_alpha, count, start, warn_if_vain
 from jrobust.transforms import interpolate
 from jrobust.typing import Array, Float
 
@@ -197,6 +197,7 @@ def along(
     n0, n, alpha = count("n0", n0), count("n", n), check_alpha(alpha)
     run = start(model, x, noise, key, batch_size, mesh)
     _check(run.shape, noise, path, reach, step)
+    warn_if_vain(lambda m: bool(clopper_pearson(m, m, alpha) > 0.5), n, alpha)
     looks = 1 + max(0, math.ceil(reach / step - 0.5))
 
     @jax.jit

@@ -2,14 +2,13 @@
 
 import dataclasses
 import time
-import warnings
 from typing import Any
 
 import numpy as np
 
 from jrobust._statistics import clopper_pearson, clopper_pearson_upper
 from jrobust.smoothing._noise import Noise
-from jrobust.smoothing._run import Run, check_alpha, count, stages
+from jrobust.smoothing._run import Run, check_alpha, count, stages, warn_if_vain
 
 
 def planned(n0: Any, n: Any, alpha: Any, target: Any, runner_up: Any) -> "Plan":
@@ -60,23 +59,7 @@ class Plan:
             lower, upper = self.bounds(unanimous, np.zeros(1, int), n)
             return bool(noise.certify(lower, upper, shape=shape)[0] > 0)
 
-        n = self.stages[-1]
-        if certifies(n):
-            return
-        high = next((m for m in (2**i for i in range(27)) if certifies(m)), None)
-        advice = "no number of draws can: the noise hides too little" if high is None else ""
-        if high is not None:
-            low = high // 2
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if certifies(middle) else (middle, high)
-            advice = f"take n >= {high}"
-        warnings.warn(
-            f"n={n} draws cannot certify anything at alpha={self.alpha:g}: even unanimous votes leave no radius, so every example will "
-            f"abstain or have radius 0; {advice}",
-            UserWarning,
-            stacklevel=3,
-        )
+        warn_if_vain(certifies, self.stages[-1], self.alpha)
 
     def bounds(self, counts: np.ndarray, chosen: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Lower bounds on the chosen classes' probabilities and upper ones on any other's, both right with probability 1 - share."""

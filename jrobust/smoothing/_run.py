@@ -1,7 +1,8 @@
 """A base classifier, its noise and its data, checked, placed and ready to be counted."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -156,15 +157,46 @@ def start(model: Any, x: Any, noise: Noise, key: Any, batch_size: int | None, me
     some = jnp.asarray(x[:4], jnp.float32)
     noisy = jax.vmap(noise.sample)(jax.random.split(key, len(some)), some)
     f = functional(model, noisy, dense=dense)
-    warn_if_random(model, noisy, f)
+    check_answers(warn_if_random(model, noisy, f))
+    placement = Placement(mesh)
     devices = 1 if mesh is None else mesh.size
     if batch_size is None:
         batch_size = fitting(f.apply, f.leaves, jax.eval_shape(lambda a: a[:1], noisy)) * devices
     whole = -(-count("batch_size", batch_size) // devices) * devices
-    placement = Placement(mesh)
     leaves, key = placement.everywhere((f.leaves, key))
     x = x if isinstance(x, np.ndarray) else np.asarray(x)
     return Run(noise, leaves, f.apply, key, x, whole, placement)
+
+
+def check_answers(logits: Any) -> None:
+    """Warn where the logits of some noisy examples say nothing."""
+    lost = int((~np.isfinite(logits).all(tuple(range(1, np.ndim(logits))))).sum())
+    if lost:
+        warnings.warn(
+            f"the model gave NaN or infinite logits for {lost} of {len(logits)} noisy examples: where they are NaN no class gets the vote",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def warn_if_vain(certifies: Callable[[int], bool], n: int, alpha: float) -> None:
+    """Say before the work that it will be in vain; ``certifies(n)``: n unanimous draws can say anything at all."""
+    if certifies(n):
+        return
+    high = next((m for m in (2**i for i in range(27)) if certifies(m)), None)
+    advice = "no number of draws can: the noise hides too little" if high is None else ""
+    if high is not None:
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if certifies(middle) else (middle, high)
+        advice = f"take n >= {high}"
+    warnings.warn(
+        f"n={n} draws cannot certify anything at alpha={alpha:g}: even unanimous votes are not enough, so every example will abstain "
+        f"or have radius 0; {advice}",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def count(name: str, value: Any) -> int:
@@ -180,7 +212,7 @@ def stages(n: int | Sequence[int]) -> tuple[int, ...]:
     >>> stages(100), stages((10, 100))
     ((100,), (10, 100))
     """
-    many = tuple(count("n", m) for m in (n if isinstance(n, Sequence) else (n,)))
+    many = tuple(count("n", m) for m in (n if isinstance(n, Sequence) and not isinstance(n, str) else (n,)))
     if not many or any(b <= a for a, b in pairwise(many)):
         raise ValueError(f"n is a number of draws, or several in growing order, got {n!r}")
     return many

@@ -88,7 +88,7 @@ def test_boxes_that_may_be_empty_or_anywhere():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="without NaN"):
+    with pytest.raises(ValueError, match="NaNs"):
         smoothing.median_bounds(np.array([np.nan]), 0.1)
     with pytest.raises(ValueError, match="rho is >= 0"):
         smoothing.median_bounds(np.zeros(3), -0.1)
