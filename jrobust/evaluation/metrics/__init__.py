@@ -22,30 +22,43 @@ from jrobust.evaluation.metrics._corruptions import (
     top5_distance,
 )
 from jrobust.evaluation.metrics._distances import empirical_robustness, optimality, radius_area, radius_curve
+from jrobust.evaluation.metrics._driver import logits
 from jrobust.evaluation.metrics._predictions import fooling_rate, pareto, retention_rate
+from jrobust.evaluation.metrics._survival import blur_robustness, compression_robustness
+from jrobust.evaluation.metrics._witnesses import acac, actc, ald, average_ssim, nte, psd, ssim
 
 __all__ = [
     "Bracket",
     "WorstClass",
+    "acac",
     "accuracy",
+    "actc",
     "adversarial_accuracy",
+    "ald",
     "attack_success_rate",
+    "average_ssim",
+    "blur_robustness",
     "bracket",
     "certified_accuracy",
     "class_accuracy",
     "clean_accuracy",
+    "compression_robustness",
     "empirical_robustness",
     "flip_probability",
     "fooling_rate",
+    "logits",
     "mce",
     "mean_corruption_error",
+    "nte",
     "optimality",
     "pareto",
+    "psd",
     "radius_area",
     "radius_curve",
     "relative_mce",
     "retention_rate",
     "robust_accuracy",
+    "ssim",
     "successes",
     "top5_distance",
     "worst_class_accuracy",
