@@ -21,6 +21,7 @@ from jrobust.evaluation.metrics._corruptions import (
     relative_mce,
     top5_distance,
 )
+from jrobust.evaluation.metrics._defences import cav, ccv, cos, crr, csr
 from jrobust.evaluation.metrics._distances import empirical_robustness, optimality, radius_area, radius_curve
 from jrobust.evaluation.metrics._driver import logits
 from jrobust.evaluation.metrics._predictions import fooling_rate, pareto, retention_rate
@@ -39,10 +40,15 @@ __all__ = [
     "average_ssim",
     "blur_robustness",
     "bracket",
+    "cav",
+    "ccv",
     "certified_accuracy",
     "class_accuracy",
     "clean_accuracy",
     "compression_robustness",
+    "cos",
+    "crr",
+    "csr",
     "empirical_robustness",
     "flip_probability",
     "fooling_rate",
