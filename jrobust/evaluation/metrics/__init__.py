@@ -14,6 +14,8 @@ from jrobust.evaluation.metrics._accuracy import (
     successes,
     worst_class_accuracy,
 )
+from jrobust.evaluation.metrics._boundary import ebd1, ebd2, eni
+from jrobust.evaluation.metrics._clever import clever
 from jrobust.evaluation.metrics._corruptions import (
     flip_probability,
     mce,
@@ -23,13 +25,17 @@ from jrobust.evaluation.metrics._corruptions import (
 )
 from jrobust.evaluation.metrics._defences import cav, ccv, cos, crr, csr
 from jrobust.evaluation.metrics._distances import empirical_robustness, optimality, radius_area, radius_curve
-from jrobust.evaluation.metrics._driver import logits
+from jrobust.evaluation.metrics._driver import Scores, logits
+from jrobust.evaluation.metrics._geometry import boundary_thickness, local_lipschitz
+from jrobust.evaluation.metrics._gradients import GradientStructure, gradient_structure, loss_sensitivity
 from jrobust.evaluation.metrics._predictions import fooling_rate, pareto, retention_rate
 from jrobust.evaluation.metrics._survival import blur_robustness, compression_robustness
 from jrobust.evaluation.metrics._witnesses import acac, actc, ald, average_ssim, nte, psd, ssim
 
 __all__ = [
     "Bracket",
+    "GradientStructure",
+    "Scores",
     "WorstClass",
     "acac",
     "accuracy",
@@ -39,20 +45,28 @@ __all__ = [
     "attack_success_rate",
     "average_ssim",
     "blur_robustness",
+    "boundary_thickness",
     "bracket",
     "cav",
     "ccv",
     "certified_accuracy",
     "class_accuracy",
     "clean_accuracy",
+    "clever",
     "compression_robustness",
     "cos",
     "crr",
     "csr",
+    "ebd1",
+    "ebd2",
     "empirical_robustness",
+    "eni",
     "flip_probability",
     "fooling_rate",
+    "gradient_structure",
+    "local_lipschitz",
     "logits",
+    "loss_sensitivity",
     "mce",
     "mean_corruption_error",
     "nte",

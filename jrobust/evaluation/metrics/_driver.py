@@ -1,18 +1,68 @@
 """A measure of one example over a data set: one jitted program, examples vmapped in batches, example i with ``fold_in(key, i)``."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jrobust._checks import check_batch, check_classes, check_count, check_inside, check_key
 from jrobust._model import functional, warn_if_random
 from jrobust._objective import Stochastic
+from jrobust._statistics import Average
 from jrobust._tree import bind
 from jrobust.evaluation._checks import check_data
 from jrobust.evaluation._execute import objective
 from jrobust.evaluation._stream import batches
+from jrobust.evaluation.metrics._inputs import mean_over
+from jrobust.sets import Threat
+from jrobust.typing import Side
+
+BALLS = ("l1", "l2", "linf")
+
+
+class Scores(NamedTuple):
+    """A number for each example.
+
+    Attributes:
+      values: float64 [N]; NaN where the number is not defined.
+      side: of each number: it lies below ("lower") or above what it speaks of, is "exact", or an "estimate".
+      info: further arrays [N] by name.
+    """
+
+    values: np.ndarray
+    side: Side
+    info: dict[str, np.ndarray]
+
+    def average(self, level: float = 0.95) -> Average:
+        """The mean over the examples where the number is defined, with its interval."""
+        return mean_over(self.values, ~np.isnan(self.values), side=self.side, level=level)
+
+    def __repr__(self) -> str:
+        return f"Scores({self.average()!r})"
+
+
+def check_ball(threat: Any, by: str, kinds: tuple[str, ...] = BALLS) -> Threat:
+    """A threat that is a norm ball of one radius > 0."""
+    if not isinstance(threat, Threat):
+        raise TypeError(f"{by}: threat is made by jr.sets (l2(0.5, clip=(0, 1)), ...), got {type(threat).__name__}")
+    if threat.name not in kinds:
+        raise ValueError(f"{by} needs a ball of {', '.join(kinds)}, got {threat.name}")
+    if np.ndim(threat.eps) != 0 or not (np.isfinite(threat.eps) and threat.eps > 0):
+        raise ValueError(f"{by}: the threat's eps must be one number > 0, got {threat.eps!r}")
+    return threat
+
+
+def length(d: Any, kind: str) -> Any:
+    """The norm of a ball's kind, "l1", "l2" or "linf", of all entries; the gradient at 0 is 0, not NaN."""
+    d = d.reshape(-1)
+    if kind == "linf":
+        return jnp.max(jnp.abs(d))
+    if kind == "l1":
+        return jnp.sum(jnp.abs(d))
+    square = jnp.sum(d * d)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
 @partial(jax.jit, static_argnames="apply")
@@ -31,17 +81,24 @@ def each(
     Args:
       measure: made with `bind` (its arrays are traced); ``f`` is the objective of one example, whose ``outputs`` are the logits.
       model, x, y: as in `jr.evaluate`; x is one array.
-      key: one typed PRNG key.
+      key: one typed PRNG key; None where the measure draws nothing (a random model still needs one).
       batch_size: examples at a time.
       by: the metric, for errors.
       more: further arrays [N, ...], floating ones as x.
     """
+    if key is None:
+        if isinstance(model, Stochastic):
+            raise TypeError(f"{by}: a random model needs a key, jax.random.key(seed)")
+        key = jax.random.key(0)  # nothing is drawn
     check_key(key)
     check_count(batch_size, "batch_size", by)
     if isinstance(x, tuple | dict):
         raise TypeError(f"{by} takes one array of examples [N, ...], got a {type(x).__name__}")
     data = check_data(x, y)
     extra = tuple(a if hasattr(a, "shape") and hasattr(a, "dtype") else np.asarray(a) for a in more)
+    for a in extra:
+        if a.shape[:1] != (data.n,):
+            raise ValueError(f"{by}: one entry an example is needed, [{data.n}, ...], got shape {tuple(a.shape)}")
     first = data.rows(np.arange(min(4, data.n)))
     f = functional(model, first)
     check_classes(data.y, jax.eval_shape(f.apply, f.leaves, first).shape[1])
@@ -89,10 +146,6 @@ def logits(model: Any, x: Any, *, key: Any = None, batch_size: int = 256) -> np.
     >>> logits(lambda x: 2 * x, jnp.eye(2)).argmax(1).tolist()
     [0, 1]
     """
-    if key is None:
-        if isinstance(model, Stochastic):
-            raise TypeError("logits: a random model needs a key, jax.random.key(seed)")
-        key = jax.random.key(0)
     x = x if hasattr(x, "shape") and hasattr(x, "dtype") else np.asarray(x)
     nothing = np.zeros(check_batch(x), np.int32)
     return each(bind(_outputs), model, x, nothing, key=key, batch_size=batch_size, by="logits")
