@@ -15,6 +15,7 @@ from jrobust.evaluation.metrics._accuracy import (
     worst_class_accuracy,
 )
 from jrobust.evaluation.metrics._boundary import ebd1, ebd2, eni
+from jrobust.evaluation.metrics._calibration import Reliability, brier, ece, nll, reliability
 from jrobust.evaluation.metrics._clever import clever
 from jrobust.evaluation.metrics._corruptions import (
     flip_probability,
@@ -35,6 +36,7 @@ from jrobust.evaluation.metrics._witnesses import acac, actc, ald, average_ssim,
 __all__ = [
     "Bracket",
     "GradientStructure",
+    "Reliability",
     "Scores",
     "WorstClass",
     "acac",
@@ -47,6 +49,7 @@ __all__ = [
     "blur_robustness",
     "boundary_thickness",
     "bracket",
+    "brier",
     "cav",
     "ccv",
     "certified_accuracy",
@@ -59,6 +62,7 @@ __all__ = [
     "csr",
     "ebd1",
     "ebd2",
+    "ece",
     "empirical_robustness",
     "eni",
     "flip_probability",
@@ -69,6 +73,7 @@ __all__ = [
     "loss_sensitivity",
     "mce",
     "mean_corruption_error",
+    "nll",
     "nte",
     "optimality",
     "pareto",
@@ -76,6 +81,7 @@ __all__ = [
     "radius_area",
     "radius_curve",
     "relative_mce",
+    "reliability",
     "retention_rate",
     "robust_accuracy",
     "ssim",
