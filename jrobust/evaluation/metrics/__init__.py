@@ -29,6 +29,17 @@ from jrobust.evaluation.metrics._distances import empirical_robustness, optimali
 from jrobust.evaluation.metrics._driver import Scores, logits
 from jrobust.evaluation.metrics._geometry import boundary_thickness, local_lipschitz
 from jrobust.evaluation.metrics._gradients import GradientStructure, gradient_structure, loss_sensitivity
+from jrobust.evaluation.metrics._neurons import (
+    Profile,
+    kmnc,
+    nbc,
+    neuron_coverage,
+    neuron_profile,
+    neuron_sensitivity,
+    neuron_uncertainty,
+    snac,
+    tknc,
+)
 from jrobust.evaluation.metrics._predictions import fooling_rate, pareto, retention_rate
 from jrobust.evaluation.metrics._survival import blur_robustness, compression_robustness
 from jrobust.evaluation.metrics._witnesses import acac, actc, ald, average_ssim, nte, psd, ssim
@@ -36,6 +47,7 @@ from jrobust.evaluation.metrics._witnesses import acac, actc, ald, average_ssim,
 __all__ = [
     "Bracket",
     "GradientStructure",
+    "Profile",
     "Reliability",
     "Scores",
     "WorstClass",
@@ -68,11 +80,17 @@ __all__ = [
     "flip_probability",
     "fooling_rate",
     "gradient_structure",
+    "kmnc",
     "local_lipschitz",
     "logits",
     "loss_sensitivity",
     "mce",
     "mean_corruption_error",
+    "nbc",
+    "neuron_coverage",
+    "neuron_profile",
+    "neuron_sensitivity",
+    "neuron_uncertainty",
     "nll",
     "nte",
     "optimality",
@@ -84,8 +102,10 @@ __all__ = [
     "reliability",
     "retention_rate",
     "robust_accuracy",
+    "snac",
     "ssim",
     "successes",
+    "tknc",
     "top5_distance",
     "worst_class_accuracy",
 ]
