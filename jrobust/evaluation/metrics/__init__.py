@@ -29,6 +29,7 @@ from jrobust.evaluation.metrics._distances import empirical_robustness, optimali
 from jrobust.evaluation.metrics._driver import Scores, logits
 from jrobust.evaluation.metrics._geometry import boundary_thickness, local_lipschitz
 from jrobust.evaluation.metrics._gradients import GradientStructure, gradient_structure, loss_sensitivity
+from jrobust.evaluation.metrics._irreducible import Irreducible, irreducible_error
 from jrobust.evaluation.metrics._neurons import (
     Profile,
     kmnc,
@@ -47,6 +48,7 @@ from jrobust.evaluation.metrics._witnesses import acac, actc, ald, average_ssim,
 __all__ = [
     "Bracket",
     "GradientStructure",
+    "Irreducible",
     "Profile",
     "Reliability",
     "Scores",
@@ -80,6 +82,7 @@ __all__ = [
     "flip_probability",
     "fooling_rate",
     "gradient_structure",
+    "irreducible_error",
     "kmnc",
     "local_lipschitz",
     "logits",
