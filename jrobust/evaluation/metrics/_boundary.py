@@ -23,7 +23,7 @@ def _walk(magnitudes: Any, key: Any, f: Any, x: Any, *, directions: int) -> dict
         return jnp.where(turned.any(), jnp.argmax(turned), len(magnitudes))
 
     at = jnp.min(_loops.map(flips, basis))
-    return {"distance": magnitudes[jnp.minimum(at, len(magnitudes) - 1)], "flips": at < len(magnitudes)}
+    return {"at": jnp.minimum(at, len(magnitudes) - 1), "flips": at < len(magnitudes)}
 
 
 def ebd1(
@@ -58,8 +58,7 @@ def ebd1(
     found = each(
         bind(_walk, jnp.asarray(grid), directions=directions), model, x, y, key=key, batch_size=batch_size, by="ebd1"
     )
-    at = np.abs(grid[:, None] - found["distance"].astype(np.float64)).argmin(0)
-    return Scores(grid[at], "estimate", {"flips": found["flips"]})
+    return Scores(grid[found["at"]], "estimate", {"flips": found["flips"]})
 
 
 def _steps(size: Any, lo: Any, hi: Any, key: Any, f: Any, x: Any, *, limit: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def irreducible_error(x: Any, y: Any, *, threat: Any, block: int = 1024) -> Irre
     Two examples of different class conflict where their sets meet, at a distance of at most 2 eps: at a common point the classifier is
     wrong about one of them. The examples that it gets wrong cover all conflicts, so their number is at least that of a vertex cover.
     With two classes the least cover is found exactly, by a maximum matching; with more the fractional one, which is solved by the
-    matching of two copies of the graph and is no less than a matching of the graph itself.
+    matching of two copies of the graph and is no less than a matching of the graph itself (and at most one half).
 
     Args:
       x: examples [N, ...] inside the threat's clip.
