@@ -115,18 +115,18 @@ def sign_test(first: Any, second: Any) -> np.ndarray:
 
 
 _READS = {"lower": "at most", "upper": "at least", "exact": "exact", "estimate": "bounds nothing"}
-_RADIUS = {**_READS, "lower": "at least", "upper": "at most"}
+_RADIUS = {**_READS, "lower": "at least", "upper": "at most"}  # and a rate, the share of what was broken
 
 
 def reads(side: str, quantity: str = "accuracy") -> str:
     """How a number of that side reads: what an attack left is at most the robust accuracy's value, what is proven at least.
 
-    The side speaks of the worst case, which is large where accuracy is small; the side of a radius is that of the number itself.
+    The side speaks of the worst case, which is large where accuracy is small; that of a radius or a rate is that of the number itself.
 
     >>> reads("lower"), reads("lower", "radius")
     ('at most', 'at least')
     """
-    return (_RADIUS if quantity == "radius" else _READS)[side]
+    return (_READS if quantity == "accuracy" else _RADIUS)[side]
 
 
 class Accuracy(NamedTuple):
@@ -139,6 +139,7 @@ class Accuracy(NamedTuple):
       level: of the interval; not to be confused with ``confidence``.
       side: of the worst case: a "lower" bound on it overstates robust accuracy, an "upper" one understates it.
       confidence: with which each certificate (or randomised statement) behind it holds.
+      quantity: "accuracy", or "rate": a share of what was broken, which a "lower" bound on the worst case understates.
     """
 
     value: float
@@ -149,6 +150,7 @@ class Accuracy(NamedTuple):
     level: float
     side: Side
     confidence: float
+    quantity: Literal["accuracy", "rate"] = "accuracy"
 
     def __float__(self) -> float:
         return self.value
@@ -157,10 +159,18 @@ class Accuracy(NamedTuple):
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
     def __repr__(self) -> str:
-        return f"Accuracy({reads(self.side)} {self}, n={self.n}, confidence={self.confidence:g})"
+        return f"Accuracy({reads(self.side, self.quantity)} {self}, n={self.n}, confidence={self.confidence:g})"
 
 
-def proportion(count: int, n: int, *, side: Side, confidence: float = 1.0, level: float = 0.95) -> Accuracy:
+def proportion(
+    count: int,
+    n: int,
+    *,
+    side: Side,
+    confidence: float = 1.0,
+    level: float = 0.95,
+    quantity: Literal["accuracy", "rate"] = "accuracy",
+) -> Accuracy:
     """``count`` of ``n`` with its Clopper-Pearson interval, in float64 on the host.
 
     >>> print(proportion(9, 10, side="exact"))
@@ -173,7 +183,7 @@ def proportion(count: int, n: int, *, side: Side, confidence: float = 1.0, level
     tail = (1 - level) / 2
     low = 0.0 if count == 0 else float(betaincinv(count, n - count + 1, tail))
     high = 1.0 if count == n else float(betaincinv(count + 1, n - count, 1 - tail))
-    return Accuracy(count / n, low, high, int(count), int(n), level, side, confidence)
+    return Accuracy(count / n, low, high, int(count), int(n), level, side, confidence, quantity)
 
 
 class Average(NamedTuple):

@@ -1,15 +1,19 @@
 """Flax NNX modules as pure functions of their arrays: parameters in, statistics in, statistics out."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from jrobust._checks import check_batch, check_count
 from jrobust._tree import bind
 from jrobust.typing import Array, PyTree
 
-__all__ = ["Functional", "functional", "merge"]
+__all__ = ["Functional", "activations", "functional", "merge"]
 
 
 class Functional(NamedTuple):
@@ -92,6 +96,58 @@ def merge(model: nnx.Module, params: PyTree, rest: PyTree) -> nnx.Module:
     True
     """
     return nnx.merge(nnx.graphdef(model), params, rest)
+
+
+def activations(
+    model: nnx.Module, x: Any, *, after: Callable[[Any], Any] | None = None, batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """What every layer of a module returns on a data set, in inference mode, for the metrics of neurons.
+
+    Args:
+      model: the module; it is not changed.
+      x: examples [N, ...].
+      after: applied to each activation on the device, such as ``jax.nn.relu`` where the module applies it as a plain function
+        between layers; it may also make them smaller.
+      batch_size: examples at a time.
+
+    Returns:
+      Path -> float array [N, ...]: the outputs of the submodules' methods ("body/0"), a method of the module itself ("begin"), and what
+      the module sows as ``nnx.Intermediate``, by its name; a layer called again has "#1", "#2", ... The module's own output is not
+      among them, nor is anything that has not a row an example.
+
+    Raises:
+      TypeError: not an ``nnx.Module``, or x not floating.
+
+    >>> net = nnx.Sequential(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), jax.nn.relu, nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+    >>> {name: a.shape for name, a in activations(net, jnp.ones((5, 3))).items()}
+    {'layers/0': (5, 4), 'layers/2': (5, 2)}
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"activations takes an nnx.Module, got {type(model).__name__}")
+    check_count(batch_size, "batch_size", "activations")
+    n = check_batch(x)
+    copy = nnx.merge(*nnx.split(model))
+    copy.eval()
+    graph, state = nnx.split(copy)
+    parts = []
+    for first in range(0, n, batch_size):
+        rows = jax.tree.map(lambda a, first=first: jnp.asarray(a[first : first + batch_size]), x)
+        parts.append(jax.tree.map(np.asarray, _captured(state, rows, graph=graph, after=after)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@partial(jax.jit, static_argnames=("graph", "after"))
+def _captured(state: Any, x: Any, *, graph: Any, after: Any) -> dict[str, Array]:
+    size = jax.tree.leaves(x)[0].shape[0]
+    model: Any = nnx.merge(graph, state)
+    _, seen = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(x)
+    out = {}
+    for path, a in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(seen)):
+        *steps, call = [getattr(step, "key", getattr(step, "idx", None)) for step in path]
+        name = "/".join(str(step) for step in steps if step != "__call__")
+        if name and a.ndim >= 1 and a.shape[0] == size and jnp.issubdtype(a.dtype, jnp.floating):
+            out[f"{name}#{call}" if call else name] = a if after is None else after(a)
+    return out
 
 
 def _apply(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jrobust.nnx import functional, merge
+from jrobust.nnx import activations, functional, merge
 
 
 class Net(nnx.Module):
@@ -97,3 +97,38 @@ def test_gradient_scan_and_vmap():
 def test_not_a_module():
     with pytest.raises(TypeError, match=r"got function|nnx\.module"):
         functional(lambda z: z)  # pyright: ignore
+
+
+def test_activations_are_those_of_the_layers():
+    net = Net(0, rate=0.5)
+    found = activations(net, x, batch_size=3)
+    hidden = net.first(x)
+    assert set(found) == {"first", "norm", "drop", "head"}
+    np.testing.assert_allclose(found["first"], hidden, rtol=1e-5)
+    net.eval()
+    np.testing.assert_allclose(found["head"], net(x), rtol=1e-4, atol=1e-5)  # no dropout, running statistics
+    again = activations(net, x, after=jax.nn.relu)
+    np.testing.assert_allclose(again["first"], jax.nn.relu(hidden), rtol=1e-5)
+    with pytest.raises(ValueError, match="batch_size"):
+        activations(net, x, batch_size=0)
+
+
+class Sows(nnx.Module):
+    def __init__(self):
+        self.layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        for _ in range(2):
+            x = jax.nn.relu(self.layer(x))
+            self.sow(nnx.Intermediate, "hidden", x)
+        return x
+
+
+def test_sown_activations_and_layers_called_twice():
+    net = Sows()
+    found = activations(net, x)
+    assert set(found) == {"layer", "layer#1", "hidden", "hidden#1"}
+    first = jax.nn.relu(net.layer(x))
+    np.testing.assert_allclose(found["hidden"], first, rtol=1e-5)
+    np.testing.assert_allclose(found["layer#1"], net.layer(first), rtol=1e-5)
+    np.testing.assert_allclose(found["hidden#1"], jax.nn.relu(found["layer#1"]), rtol=1e-5)

@@ -88,7 +88,7 @@ def mce(errors: Any, *, reference: Any = None) -> float:
     Raises:
       ValueError: other corruptions than the reference's, or errors outside [0, 1].
 
-    >>> from jrobust.evaluation._corruption_metrics import ALEXNET
+    >>> from jrobust.evaluation.metrics._corruptions import ALEXNET
     >>> mce({name: [error / 2] * 5 for name, error in ALEXNET.items()})
     0.5
 

@@ -5,7 +5,7 @@ import pytest
 
 import jrobust as jr
 from jrobust import metrics
-from jrobust.evaluation._corruption_metrics import ALEXNET
+from jrobust.evaluation.metrics._corruptions import ALEXNET
 
 RNG = np.random.default_rng(0)
 FIVE = {name: np.clip(error + np.linspace(-0.05, 0.05, 5), 0, 1) for name, error in ALEXNET.items()}

@@ -1,0 +1,83 @@
+"""What metrics ask of their arrays, and means over the examples that count."""
+
+from typing import Any
+
+import numpy as np
+
+from jrobust._checks import check_labels
+from jrobust._statistics import Average, average
+from jrobust.typing import Side
+
+
+def check_truth_of(y: Any, n: int, by: str) -> np.ndarray:
+    """Integer labels [n]."""
+    try:
+        return check_labels(y, n)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{by}: {error}") from None
+
+
+def check_predictions(predictions: Any, n: int | None, name: str, by: str) -> np.ndarray:
+    """Classes [N], integers."""
+    p = np.asarray(predictions)
+    if p.dtype.kind not in "iu" or p.ndim != 1 or len(p) == 0 or (n is not None and len(p) != n):
+        wanted = "[N], at least one" if n is None else f"[{n}]"
+        raise ValueError(f"{by}: {name} must be integer classes {wanted}, got {p.dtype} of shape {p.shape}")
+    return p
+
+
+def check_logits(logits: Any, name: str, by: str) -> np.ndarray:
+    """Finite logits [N, K], in float64."""
+    z = np.asarray(logits)
+    if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] < 2 or not np.issubdtype(z.dtype, np.floating):
+        raise ValueError(
+            f"{by}: {name} must be float logits [N, K], N >= 1 and K >= 2, got {z.dtype} of shape {z.shape}"
+        )
+    bad = np.argwhere(~np.isfinite(z))
+    if len(bad):
+        raise ValueError(
+            f"{by}: {name}[{bad[0][0]}, {bad[0][1]}] is {z[tuple(bad[0])]}; probabilities need finite logits"
+        )
+    return z.astype(np.float64)
+
+
+def check_in_range(y: np.ndarray, classes: int, by: str) -> np.ndarray:
+    """Labels that the logits have a column for."""
+    bad = np.flatnonzero((y < 0) | (y >= classes))
+    if len(bad):
+        raise ValueError(f"{by}: y[{bad[0]}] = {y[bad[0]]} is out of range: the logits have {classes} classes")
+    return y
+
+
+def check_moved(x: Any, witness: Any, by: str) -> tuple[np.ndarray, np.ndarray]:
+    """Examples and their witnesses, arrays of one shape [N, ...], in float64."""
+    a, b = np.asarray(x), np.asarray(witness)
+    if a.dtype == object or a.ndim < 2 or a.shape != b.shape or len(a) == 0:
+        raise ValueError(f"{by}: x and witness must be arrays of one shape [N, ...], got {a.shape} and {b.shape}")
+    return a.astype(np.float64), b.astype(np.float64)
+
+
+def check_success(success: Any, n: int, by: str) -> np.ndarray:
+    """Which examples count, bool [n]."""
+    s = np.asarray(success)
+    if s.dtype != bool or s.shape != (n,):
+        raise ValueError(f"{by}: success must be bool [{n}], got {s.dtype} of shape {s.shape}")
+    return s
+
+
+def flat_norms(a: np.ndarray, p: Any) -> np.ndarray:
+    """The p-norm of each row of [N, ...]."""
+    return np.linalg.norm(a.reshape(len(a), -1), ord=p, axis=1)
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    """Probabilities [N, K] in float64."""
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def mean_over(values: np.ndarray, chosen: np.ndarray, *, side: Side = "estimate", level: float = 0.95) -> Average:
+    """The mean of the values chosen; NaN with n = 0 where there are none."""
+    if not chosen.any():
+        return Average(np.nan, np.nan, np.nan, 0, level, side, 1.0)
+    return average(values[chosen], side=side, level=level)
