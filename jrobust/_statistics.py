@@ -216,9 +216,22 @@ class Average(NamedTuple):
         return f"Average({reads(self.side, 'radius')} {self}, n={self.n}, confidence={self.confidence:g})"
 
 
-def average(values: Any, *, side: Side, confidence: float = 1.0, level: float = 0.95) -> Average:
+def average(
+    values: Any,
+    *,
+    side: Side,
+    confidence: float = 1.0,
+    level: float = 0.95,
+    least: float = -np.inf,
+    most: float = np.inf,
+) -> Average:
     """The mean of numbers with its interval, in float64 on the host.
 
+    Where it is known that no number is below ``least`` or above ``most`` the interval ends there; and where all numbers are the same it is
+    exact, of the share of others that may have been missed.
+
+    >>> print(average([0.0, 0.0, 0.0], side="lower", least=0, most=2))
+    0.0000 [0.0000, 1.4152]
     >>> print(average([1.0, 2.0, 3.0], side="lower"))
     2.0000 [-0.4841, 4.4841]
     """
@@ -228,5 +241,10 @@ def average(values: Any, *, side: Side, confidence: float = 1.0, level: float = 
         raise ValueError(f"level lies in (0, 1), got {level!r}")
     a = np.asarray(values, np.float64)
     mean, n = float(a.mean()), a.size
-    half = float(stdtrit(n - 1, (1 + level) / 2) * a.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
-    return Average(mean, mean - half, mean + half, n, level, side, confidence)
+    if np.isfinite([least, most]).all() and (a == a[0]).all():
+        missed = 1 - ((1 - level) / 2) ** (1 / n)
+        low, high = mean - missed * (mean - least), mean + missed * (most - mean)
+    else:
+        half = float(stdtrit(n - 1, (1 + level) / 2) * a.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
+        low, high = max(mean - half, least), min(mean + half, most)
+    return Average(mean, float(low), float(high), n, level, side, confidence)

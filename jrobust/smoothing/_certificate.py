@@ -11,7 +11,7 @@ import numpy as np
 
 from jrobust._checks import check_truth
 from jrobust._digest import digest
-from jrobust._statistics import Accuracy, Average, at_least, average, proportion, reads, reject
+from jrobust._statistics import Accuracy, Average, at_least, average, clopper_pearson, proportion, reads, reject
 from jrobust.smoothing._noise import Noise
 
 
@@ -53,6 +53,7 @@ class Certificate:
       norm: of the radius.
       noise: name and level, for tables.
       noise_digest: which noise it was, to the bit.
+      most: the largest radius that unanimous votes could have certified, for the interval of the mean.
       side: "lower": the true radius is at least this, with that confidence.
     """
 
@@ -70,6 +71,7 @@ class Certificate:
     norm: str
     noise: str
     noise_digest: str
+    most: float = np.inf
     side: Literal["lower"] = "lower"
 
     def jointly(
@@ -126,7 +128,8 @@ class Certificate:
 
     def average_radius(self, y: Any, *, level: float = 0.95) -> Average:
         """The mean over all examples of the radius, counted as 0 where the prediction is wrong (ACR), with its interval."""
-        return average(self.radius * self._correct(y), side=self.side, confidence=self.confidence, level=level)
+        held = self.radius * self._correct(y)
+        return average(held, side=self.side, confidence=self.confidence, level=level, least=0.0, most=self.most)
 
     def curve(self, y: Any, radii: Sequence[float], *, level: float = 0.95) -> tuple[Accuracy, ...]:
         """Certified accuracy at several radii."""
@@ -180,7 +183,7 @@ class Certificate:
 
 
 def certificate_of(
-    rows: Sequence[Mapping[str, Any]], *, n0: int, n: int, confidence: float, noise: Noise
+    rows: Sequence[Mapping[str, Any]], *, n0: int, n: int, alpha: float, noise: Noise, shape: tuple[int, ...]
 ) -> Certificate:
     """From the rows of the record, in order."""
     columns = {
@@ -193,7 +196,14 @@ def certificate_of(
     columns |= {"selected": np.int32, "draws": np.int32, "seconds": np.float64}
     arrays: dict[str, Any] = {name: np.array([row[name] for row in rows], dtype) for name, dtype in columns.items()}
     return Certificate(
-        **arrays, n0=n0, n=n, confidence=confidence, norm=noise.norm, noise=str(noise), noise_digest=digest(noise)
+        **arrays,
+        n0=n0,
+        n=n,
+        confidence=1 - alpha,
+        norm=noise.norm,
+        noise=str(noise),
+        noise_digest=digest(noise),
+        most=float(noise.certify(clopper_pearson(n, n, alpha), shape=shape)),
     )
 
 

@@ -103,7 +103,7 @@ def certify(
         if records is not None:
             records.close()
     ordered = [rows[i] for i in range(run.n)]
-    return certificate_of(ordered, n0=plan.n0, n=plan.stages[-1], confidence=1 - plan.alpha, noise=noise)
+    return certificate_of(ordered, n0=plan.n0, n=plan.stages[-1], alpha=plan.alpha, noise=noise, shape=run.shape)
 
 
 def predict(

@@ -244,6 +244,7 @@ def along(
         noise_digest="",  # the radius is not of the noise: there are no joint statements
         confidence=1 - alpha,
         norm=path.unit,
+        most=float(reach),
         noise=f"{noise} along a path in steps of {step:g}",
     )
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jrobust._checks import check_truth
-from jrobust._statistics import Accuracy, at_least, proportion, reject
+from jrobust._statistics import Average, at_least, average, reject
 from jrobust.smoothing._run import check_alpha, count, start
 
 
@@ -98,13 +98,15 @@ class Segmentation:
         y = check_truth(y, self.prediction.shape, self.tree.shape[1], void=True)
         return (self.prediction >= 0) & (y >= 0) & (self.prediction == self.tree[self.level, y])
 
-    def accuracy(self, y: Any, *, level: float = 0.95) -> Accuracy:
-        """The share of outputs, void ones left out, that are certified and right.
+    def accuracy(self, y: Any, *, level: float = 0.95) -> Average:
+        """The mean over examples of the share of their outputs, void ones left out, that are certified and right.
 
-        Its interval takes outputs as independent, which pixels are not.
+        The interval is of the examples' shares: outputs of one example are not independent. An example of void outputs alone is left out.
         """
-        held = self.correct(y)[_known(y)]
-        return proportion(int(held.sum()), held.size, side="upper", confidence=self.confidence, level=level)
+        right, known = (a.reshape(len(self.prediction), -1) for a in (self.correct(y), _known(y)))
+        some = known.any(1)
+        share = (right & known).sum(1)[some] / known.sum(1)[some]
+        return average(share, side=self.side, confidence=self.confidence, level=level, least=0.0, most=1.0)
 
     def abstained(self) -> float:
         """The share of all outputs, void ones among them, without a certificate."""

@@ -59,16 +59,14 @@ def test_a_model_of_nan_is_told():
 def test_too_few_draws_are_told(driver):
     images = jax.random.uniform(KEY, (1, 4, 4, 1))
     net = lambda z: linear(z.reshape(len(z), -1))  # noqa: E731
+    noise, path = smoothing.gaussian(0.2), smoothing.rotation_path()
+    calls = {
+        "predict": lambda: smoothing.predict(linear, X, noise=noise, n=2, key=KEY),
+        "dual": lambda: smoothing.dual((net, net), images, sigma=0.2, n0=5, n=2, key=KEY),
+        "along": lambda: smoothing.along(net, images, path, reach=2.0, step=1.0, noise=noise, n0=5, n=2, key=KEY),
+    }
     with pytest.warns(UserWarning, match="n=2 draws cannot certify anything"):
-        if driver == "predict":
-            smoothing.predict(linear, X, noise=smoothing.gaussian(0.2), n=2, key=KEY)
-        elif driver == "dual":
-            smoothing.dual((net, net), images, sigma=0.2, n0=5, n=2, key=KEY)
-        else:
-            noise = smoothing.gaussian(0.2)
-            smoothing.along(
-                net, images, smoothing.rotation_path(), reach=2.0, step=1.0, noise=noise, n0=5, n=2, key=KEY
-            )
+        calls[driver]()
 
 
 def test_bands_refuse_bytes_and_tell_of_silence():
@@ -96,3 +94,14 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path):
         smoothing.collective([[25, 1.5], [1.5, 2]], [9, 9], 0.3, many=[3, -4])
     with pytest.raises(TypeError, match=r"mesh is a jax\.sharding\.Mesh"):
         smoothing.certify(linear, X, noise=smoothing.gaussian(0.2), n=100, key=KEY, mesh=2)
+
+
+def test_an_average_radius_lies_where_radii_can():
+    y = np.array([0, 0])
+    few = {"noise": smoothing.gaussian(0.2), "n0": 10, "n": 100, "key": KEY}
+    lost = smoothing.certify(linear, X[1:], **few).average_radius(y[:1])  # one example, and wrong
+    assert lost.value == lost.low == 0
+    assert 0.29 < lost.high < 0.31  # almost what 100 unanimous draws certify, 0.3: one example says little
+    mixed = smoothing.certify(linear, X, **few).average_radius(y)
+    assert mixed.low == 0
+    assert mixed.high <= 0.31
