@@ -31,8 +31,9 @@ def smoother(n: int, sigma: int | float, mode: str = "nearest", truncate: int | 
 def smoothed(
     x: Float[Array, "H W C"], sigma: Any, mode: str = "nearest", truncate: int | float = 4.0
 ) -> Float[Array, "H W C"]:
-    """The Gaussian filter of both axes."""
-    rows, columns = (smoother(n, float(sigma), mode, truncate)[None] for n in x.shape[:2])
+    """The Gaussian filter of both axes; of a pair of sigmas, down and across."""
+    pair = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    rows, columns = (smoother(n, float(s), mode, truncate)[None] for n, s in zip(x.shape[:2], pair, strict=True))
     return separable(x, rows, columns)
 
 

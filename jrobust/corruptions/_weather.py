@@ -10,7 +10,7 @@ from jrobust.corruptions._blur import moved
 from jrobust.corruptions._linear import level, separable, zoomer
 from jrobust.typing import Array, Float
 
-_GREY = np.array([0.299, 0.587, 0.114])
+GREY = np.array([0.299, 0.587, 0.114])
 _FROST = np.array([-0.08, 0.015, 0.065])  # how ice differs from grey: of the means of the authors' textures
 
 
@@ -73,7 +73,7 @@ def _ice(key: Any, height: int, width: int) -> Float[Array, "H W 3"]:
 def frost(key: Any, x: Array, share: Any, ice: Any) -> Array:
     """``share x + ice texture``, the texture drawn."""
     texture = _ice(key, *x.shape[:2])
-    texture = texture if x.shape[2] == 3 else texture @ _GREY.astype(np.float32)[:, None]
+    texture = texture if x.shape[2] == 3 else texture @ GREY.astype(np.float32)[:, None]
     return jnp.clip(share * x + ice * texture.astype(x.dtype), 0.0, 1.0)
 
 
@@ -121,6 +121,6 @@ def snow(
     layer = separable(layer, *(zoomer(n, zoom)[None] for n in x.shape[:2]))
     layer = level(jnp.clip(jnp.where(layer < least, 0.0, layer), 0.0, 1.0), jnp.floor)
     layer = level(moved(layer, radius, sigma, jax.random.uniform(wind, (), x.dtype, -135.0, -45.0)))
-    grey = x if x.shape[2] == 1 else x @ _GREY.astype(x.dtype)[:, None]
+    grey = x if x.shape[2] == 1 else x @ GREY.astype(x.dtype)[:, None]
     x = share * x + (1 - share) * jnp.maximum(x, 1.5 * grey + 0.5)
     return jnp.clip(x + layer + layer[::-1, ::-1], 0.0, 1.0)
