@@ -103,8 +103,13 @@ def reflected(i: Array, n: int) -> Array:
     return jnp.minimum(i, 2 * n - 1 - i)
 
 
+def clamped(i: Array, n: int) -> Array:
+    """Indices cut to 0..n-1: the edge pixel goes on."""
+    return jnp.clip(i, 0, n - 1)
+
+
 def sampled(x: Any, rows: Any, columns: Any, fold: Any) -> Float[Array, "h w C"]:
-    """The image at fractional places, bilinearly; ``fold`` (`mirrored`, `reflected`) brings places outside back in."""
+    """The image at fractional places, bilinearly; ``fold`` (`mirrored`, `reflected`, `clamped`) brings places outside back in."""
     # XLA may compute a place twice, and round it otherwise: places are multiples of 1/1024, and each weight is used once
     rows, columns = (jnp.round(1024 * place) / 1024 for place in (rows, columns))
     top, left = jnp.floor(rows), jnp.floor(columns)

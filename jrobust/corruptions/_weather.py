@@ -92,6 +92,23 @@ def frost_from(textures: Any, key: Any, x: Array, share: Any, ice: Any) -> Array
     return jnp.clip(share * x + ice * piece.astype(x.dtype), 0.0, 1.0)
 
 
+def flakes_of(
+    key: Any, x: Array, mean: int | float, sd: int | float, zoom: int | float, least: int | float
+) -> Float[Array, "H W 1"]:
+    """Normal noise enlarged, all below ``least`` dropped; in bytes."""
+    layer = mean + sd * jax.random.normal(key, (*x.shape[:2], 1), x.dtype)
+    layer = separable(layer, *(zoomer(n, zoom)[None] for n in x.shape[:2]))
+    return level(jnp.clip(jnp.where(layer < least, 0.0, layer), 0.0, 1.0), jnp.floor)
+
+
+def snowed(x: Array, flakes: Array, radius: int, sigma: int | float, angle: Any, share: float) -> Array:
+    """Flakes moved along a line at ``angle`` degrees and laid on a whiter image twice, once upside down."""
+    layer = level(moved(flakes, radius, sigma, angle))
+    grey = x if x.shape[2] == 1 else x @ GREY.astype(x.dtype)[:, None]
+    x = share * x + (1 - share) * jnp.maximum(x, 1.5 * grey + 0.5)
+    return jnp.clip(x + layer + layer[::-1, ::-1], 0.0, 1.0)
+
+
 def snow(
     key: Any,
     x: Array,
@@ -117,10 +134,5 @@ def snow(
       share: of the image that is not whitened.
     """
     flakes, wind = jax.random.split(key)
-    layer = mean + sd * jax.random.normal(flakes, (*x.shape[:2], 1), x.dtype)
-    layer = separable(layer, *(zoomer(n, zoom)[None] for n in x.shape[:2]))
-    layer = level(jnp.clip(jnp.where(layer < least, 0.0, layer), 0.0, 1.0), jnp.floor)
-    layer = level(moved(layer, radius, sigma, jax.random.uniform(wind, (), x.dtype, -135.0, -45.0)))
-    grey = x if x.shape[2] == 1 else x @ GREY.astype(x.dtype)[:, None]
-    x = share * x + (1 - share) * jnp.maximum(x, 1.5 * grey + 0.5)
-    return jnp.clip(x + layer + layer[::-1, ::-1], 0.0, 1.0)
+    layer = flakes_of(flakes, x, mean, sd, zoom, least)
+    return snowed(x, layer, radius, sigma, jax.random.uniform(wind, (), x.dtype, -135.0, -45.0), share)
