@@ -90,7 +90,8 @@ def corruption(
 
 
 @partial(jax.jit, static_argnames="severity")
-def _batch(corruption: Any, key: Any, x: Any, index: Any, *, severity: int) -> Any:
+def rendered(corruption: Any, key: Any, x: Any, index: Any, *, severity: int) -> Any:
+    """A batch of images in floats or bytes, example ``index[k]`` with the key ``fold_in(key, index[k])``."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
     as_bytes = x.dtype == jnp.uint8
     images = x.astype(jnp.float32) / 255 if as_bytes else x
@@ -139,5 +140,5 @@ def corrupted(corruption: Any, x: Any, *, severity: Any, key: Any, batch_size: i
             rows = rows.astype(jnp.result_type(float) if rows.dtype == np.float64 else np.float32)
             check_inside(rows, first, 0.0, 1.0)
         full = rows if len(rows) == size else np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), 0)])
-        parts.append(np.asarray(_batch(corruption, key, full, index, severity=int(severity)))[: len(rows)])
+        parts.append(np.asarray(rendered(corruption, key, full, index, severity=int(severity)))[: len(rows)])
     return np.concatenate(parts)
