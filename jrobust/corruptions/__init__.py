@@ -5,6 +5,7 @@
 """
 
 from jrobust.corruptions._base import Corruption, corrupted, corruption
+from jrobust.corruptions._search import searched
 from jrobust.corruptions._sequences import Perturbation, cifar_p, imagenet_p
 from jrobust.corruptions._suites import (
     cifar_c,
@@ -29,5 +30,6 @@ __all__ = [
     "mnist_c",
     "mnist_c_severity",
     "scored",
+    "searched",
     "with_textures",
 ]

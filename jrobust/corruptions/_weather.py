@@ -24,10 +24,13 @@ def plasma(key: Any, size: int, decay: int | float) -> Float[Array, "S S"]:
       size: a power of two, >= 2.
       decay: the larger, the smoother.
     """
-    # one draw for all levels: 3 n^2 numbers for n = 1, 2, 4, ...
-    draws = jax.random.uniform(key, (size * size - 1,), minval=-1.0, maxval=1.0)
-    grid, w = jnp.zeros((1, 1)), 100.0
-    while (n := len(grid)) < size:
+    return landscape(jax.random.uniform(key, (size * size - 1,), minval=-1.0, maxval=1.0), decay)
+
+
+def landscape(draws: Array, decay: int | float) -> Float[Array, "S S"]:
+    """The landscape of `plasma` of S^2 - 1 given numbers in [-1, 1]: 3 n^2 for the level of n = 1, 2, 4, ...; flat where all are 0."""
+    grid, w = jnp.zeros((1, 1), draws.dtype), 100.0
+    while (n := len(grid)) ** 2 <= len(draws):
         level_draws = draws[n * n - 1 : 4 * n * n - 1].reshape(3, n, n)
         middle_noise, right_noise, below_noise = w * w * level_draws
         pairs = grid + jnp.roll(grid, -1, 0)
@@ -37,10 +40,12 @@ def plasma(key: Any, size: int, decay: int | float) -> Float[Array, "S S"]:
         rows = jnp.stack([jnp.stack([grid, right], -1), jnp.stack([below, middle], -1)], 1)
         grid, w = rows.reshape(2 * n, 2 * n), w / decay
     grid = grid - jnp.min(grid)
-    return grid / jnp.max(grid)
+    top = jnp.max(grid)
+    return grid / jnp.where(top > 0, top, 1.0)
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
+    """The least one >= n."""
     return 1 << max(n - 1, 1).bit_length()
 
 
@@ -54,17 +59,22 @@ def fog(key: Any, x: Array, thickness: Any, decay: int | float, least: int = 2) 
       decay: of the landscape.
       least: side of the landscape, of which the corner is taken; at least the next power of two.
     """
-    size = max(_power_of_two(max(x.shape[:2])), least)
-    landscape = plasma(key, size, decay)[: x.shape[0], : x.shape[1], None].astype(x.dtype)
+    size = max(power_of_two(max(x.shape[:2])), least)
+    return fogged(x, plasma(key, size, decay), thickness)
+
+
+def fogged(x: Array, heights: Array, thickness: Any) -> Array:
+    """The corner of a landscape added, then darkened so that the brightest pixel keeps its range."""
     top = jnp.max(x)
-    return jnp.clip((x + thickness * landscape) * top / (top + thickness), 0.0, 1.0)
+    added = thickness * heights[: x.shape[0], : x.shape[1], None].astype(x.dtype)
+    return jnp.clip((x + added) * top / (top + thickness), 0.0, 1.0)
 
 
 def _ice(key: Any, height: int, width: int) -> Float[Array, "H W 3"]:
     """A texture of bright ridges on a landscape, of the mean, spread and tint of photographs of frost."""
     for_plasma, for_light = jax.random.split(key)
-    landscape = plasma(for_plasma, max(_power_of_two(max(height, width)), 32), 1.5)[:height, :width]
-    ridges = (1 - jnp.abs(2 * landscape - 1)) ** 4
+    heights = plasma(for_plasma, max(power_of_two(max(height, width)), 32), 1.5)[:height, :width]
+    ridges = (1 - jnp.abs(2 * heights - 1)) ** 4
     ridges = (ridges - jnp.mean(ridges)) / (jnp.std(ridges) + 1e-6)
     grey = jax.random.uniform(for_light, minval=0.5, maxval=0.8) + 0.11 * ridges
     return jnp.clip(grey[..., None] + _FROST.astype(np.float32), 0.0, 1.0)

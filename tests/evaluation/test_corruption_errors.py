@@ -122,7 +122,7 @@ def test_bad_input():
         corruption_errors(net, X, Y, severities=[], **ask)
     with pytest.raises(TypeError, match="at least one"):
         corruption_errors(net, X, Y, corruptions={}, key=KEY)
-    with pytest.raises(TypeError, match="no Corruption or released array but str"):
+    with pytest.raises(TypeError, match="fog"):
         corruption_errors(net, X, Y, corruptions={"fog": "fog"}, key=KEY)
     with pytest.raises(ValueError, match="string other than"):
         corruption_errors(net, X, Y, corruptions={"clean": cifar_c["fog"]}, key=KEY)
