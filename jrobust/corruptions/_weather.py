@@ -8,6 +8,7 @@ import numpy as np
 
 from jrobust.corruptions._blur import moved
 from jrobust.corruptions._linear import level, separable, zoomer
+from jrobust.corruptions._noise import normals
 from jrobust.typing import Array, Float
 
 GREY = np.array([0.299, 0.587, 0.114])
@@ -106,7 +107,7 @@ def flakes_of(
     key: Any, x: Array, mean: int | float, sd: int | float, zoom: int | float, least: int | float
 ) -> Float[Array, "H W 1"]:
     """Normal noise enlarged, all below ``least`` dropped; in bytes."""
-    layer = mean + sd * jax.random.normal(key, (*x.shape[:2], 1), x.dtype)
+    layer = mean + sd * normals(key, (*x.shape[:2], 1), x.dtype)
     layer = separable(layer, *(zoomer(n, zoom)[None] for n in x.shape[:2]))
     return level(jnp.clip(jnp.where(layer < least, 0.0, layer), 0.0, 1.0), jnp.floor)
 

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import jrobust as jr
 from jrobust.corruptions import cifar_c, corrupted, corruption, held_out, imagenet_c, scored, with_textures
+from jrobust.corruptions._noise import poisson_quantile
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -87,6 +89,21 @@ def test_moments_of_noise(name):
         shares = np.bincount(np.round(levels).astype(int).ravel(), minlength=4) / n
         np.testing.assert_allclose(shares, [*poisson, 1 - sum(poisson)], atol=0.013)
         assert not np.asarray(imagenet_c[name].corrupt(KEY, jnp.zeros((4, 4, 1)), 5)).any()
+
+
+def test_counts_are_scipys_quantiles():
+    """Exact below a mean of 10; above, Giles' expansion differs by one at few of all probabilities."""
+    u = (np.arange(20_000) + 0.5) / 20_000
+    v = (2 * u - 1).astype(np.float32)
+    means = np.array([0.0, 0.3, 3.0, 9.9, 10.0, 20.0, 60.0, 500.0], np.float32)[:, None]
+    wanted = np.nan_to_num(stats.poisson.ppf((1 + v.astype(float)) / 2, means.astype(float)))
+    got = np.asarray(jax.jit(poisson_quantile, static_argnums=2)(v, jnp.broadcast_to(means, (8, len(v))), 700))
+    assert np.abs(got - wanted).max() <= 1
+    off = (got != wanted).mean(1)
+    assert (off[:4] < 1e-4).all()
+    assert (off[4:] < 1e-3).all()
+    few = jax.jit(poisson_quantile, static_argnums=2)(v, jnp.full(len(v), 12.0), 12)
+    np.testing.assert_array_equal(few, np.minimum(stats.poisson.ppf((1 + v.astype(float)) / 2, 12.0), 12))
 
 
 def test_other_shapes():
