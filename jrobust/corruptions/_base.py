@@ -45,9 +45,12 @@ class Corruption:
 
         Raises:
           ValueError: another severity, an image of other channels or too few pixels.
+          TypeError: an image of integers, or a key that is none.
         """
+        check_key(key)
         self.check(np.shape(x), severity)
         x = jnp.asarray(x)
+        check_image(x, self.name)
         if not is_traced(severity):
             return self.render(key, x, *self.settings[int(severity) - 1])
         branches = [lambda key, x, row=row: self.render(key, x, *row) for row in self.settings]
@@ -68,6 +71,14 @@ class Corruption:
             isinstance(severity, int | np.integer) and 1 <= severity <= len(self.settings)
         ):
             raise ValueError(f"{self.name}: severity is an int in 1..{len(self.settings)}, got {severity!r}")
+
+
+def check_image(x: Any, by: str) -> None:
+    """Floating point: bytes would be read as one hundred times too bright."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{by} takes one image of floats in [0, 1], got {x.dtype}; divide it by 255 (jr.corruptions.corrupted takes bytes)"
+        )
 
 
 def corruption(

@@ -11,6 +11,7 @@ import numpy as np
 
 from jrobust._checks import check_key
 from jrobust._tree import bind
+from jrobust.corruptions._base import check_image
 from jrobust.corruptions._blur import moved
 from jrobust.corruptions._digital import brightness
 from jrobust.corruptions._linear import clamped, sampled
@@ -50,6 +51,7 @@ class Perturbation:
 
         Raises:
           ValueError: another difficulty, channels that the perturbation does not take, a crop larger than the image.
+          TypeError: an image of integers.
 
         >>> from jrobust.corruptions import cifar_p
         >>> x = jnp.zeros((8, 8, 1)).at[4, 4].set(1.0)
@@ -70,6 +72,7 @@ class Perturbation:
             raise ValueError(f"{self.name}: crop is an int in 2..{min(shape[:2])}, the shorter side; got {crop!r}")
         setting = self.settings[min(difficulty, len(self.settings)) - 1]
         x = jnp.asarray(x)
+        check_image(x, self.name)
         frames = self.render(key, x if self.outside else _middle(x, crop), setting)
         return _middle(frames, crop) if self.outside else frames
 

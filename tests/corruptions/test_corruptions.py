@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import jrobust as jr
-from jrobust.corruptions import cifar_c, corrupted, corruption, held_out, imagenet_c, scored, with_textures
+from jrobust.corruptions import cifar_c, corrupted, corruption, held_out, imagenet_c, mnist_c, scored, with_textures
 from jrobust.corruptions._noise import poisson_quantile
 
 KEY = jax.random.key(0)
@@ -174,3 +174,37 @@ def test_bad_input():
     assert dataclasses.replace(c, settings=((0.1,),)).corrupt(KEY, X[0], 1).shape == X[0].shape
     with pytest.raises(ValueError, match=r"1\.\.1"):
         corruption(c.render, "one", [(0.1,)]).corrupt(KEY, X[0], 2)
+
+
+@pytest.mark.parametrize("suite", [cifar_c, imagenet_c, mnist_c], ids=["cifar", "imagenet", "mnist"])
+def test_bad_input_to_any_of_a_suite(suite):
+    pixel = np.full((1, 1, 1, 3), 0.5, np.float32)
+    for name, c in suite.items():
+        worst = len(c.settings)
+        for severity in (0, worst + 1):
+            with pytest.raises(ValueError, match=rf"{name}: severity is an int in 1\.\.{worst}, got {severity}"):
+                c.corrupt(KEY, X[0], severity)
+        if c.least > 1:
+            with pytest.raises(ValueError, match=f"{name} needs at least {c.least} x {c.least} pixels, got 1 x 1"):
+                corrupted(c, pixel, severity=1, key=KEY)
+        elif suite is not imagenet_c:  # one pixel is an image, of the same renderings
+            out = corrupted(c, pixel, severity=worst, key=KEY)
+            assert out.shape == pixel.shape
+            assert np.isfinite(out).all()
+        if c.channels is not None:
+            with pytest.raises(ValueError, match=f"{name} takes images of .*3 channels, got 2"):
+                c.corrupt(KEY, X[0, ..., :2], 1)
+        with pytest.raises(TypeError, match=f"{name} takes one image of floats in .*, got uint8; divide it by 255"):
+            c.corrupt(KEY, np.zeros((8, 8, 3), np.uint8), 1)
+        with pytest.raises(TypeError, match="typed PRNG key"):
+            c.corrupt(0, X[0], 1)
+        for bad, said in (
+            (np.nan, "is not finite"),
+            (np.inf, "is not finite"),
+            (-0.5, "below the box"),
+            (2.0, "above the box"),
+        ):
+            broken = X.copy()
+            broken[1, 2, 3, 0] = bad
+            with pytest.raises(ValueError, match=rf"x\[1, 2, 3, 0\] = .*{said}"):
+                corrupted(c, broken, severity=1, key=KEY)

@@ -174,5 +174,7 @@ def test_bad_input():
         p.sequence(KEY, IMAGE, crop=21)
     with pytest.raises(TypeError, match="typed PRNG key"):
         p.sequence(0, IMAGE)
+    with pytest.raises(TypeError, match="got uint8; divide it by 255"):
+        p.sequence(KEY, np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="severity"):
         imagenet_c["fog"].corrupt(KEY, IMAGE, 6)
