@@ -6,7 +6,7 @@ Prints:   for each name microseconds an image of both and their ratio (wanted: a
           shape or severity costs us a compilation, which is printed apart. The same in seconds of all cores ("cpu"), the least of
           three runs, which other processes on the machine disturb little. "all but slow" leaves out what is slow there for other
           reasons than arithmetic: glass blur (a Python loop) and frost (files).
-Hardware: 2 CPU cores; two minutes.
+Hardware: 2 CPU cores; one minute.
 Theirs:   its elastic transform has another table and no affine map, its frost reads photographs from disk.
 """
 
