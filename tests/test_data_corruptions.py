@@ -71,3 +71,45 @@ def test_what_is_missing_or_damaged_is_said(folder):
     (folder / "contrast.npy").unlink()
     with pytest.raises(FileNotFoundError, match="holds none"):
         data.corruptions(folder)
+
+
+def test_folders_of_mnist_c(tmp_path):
+    x, y = X[..., 0], Y.astype(np.int64)
+    for name in ("stripe", "zigzag"):
+        (tmp_path / name).mkdir()
+        for split in ("test", "train"):
+            np.save(tmp_path / name / f"{split}_images.npy", x[..., None] if split == "test" else x)
+            np.save(tmp_path / name / f"{split}_labels.npy", y)
+    found = data.mnist_corruptions(tmp_path)
+    assert list(found) == ["stripe", "zigzag"]
+    one = data.mnist_corruptions(tmp_path, "zigzag", split="train")["zigzag"]
+    assert (one.name, one.x.shape, one.y.dtype) == ("zigzag", (1, 6, 8, 8, 1), np.int32)
+    assert isinstance(one.x, np.memmap)
+    np.testing.assert_array_equal(one.at(1)[..., 0], x)
+    np.testing.assert_array_equal(one.y, Y)
+    with pytest.raises(ValueError, match=r"1\.\.1, got 2"):
+        one.at(2)
+    with pytest.raises(FileNotFoundError, match=r"has no fog/test_images\.npy; it holds stripe, zigzag"):
+        data.mnist_corruptions(tmp_path, ["fog", "stripe"])
+    with pytest.raises(FileNotFoundError, match="there is no directory"):
+        data.mnist_corruptions(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="has no corruption; it holds none"):
+        data.mnist_corruptions(tmp_path / "stripe")
+    images, labels = (tmp_path / "stripe" / f"test_{what}.npy" for what in ("images", "labels"))
+    whole = images.read_bytes()
+    for kept in (len(whole) - 1, 200, 0):
+        images.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match=r"stripe/test_images\.npy is damaged, truncated"):
+            data.mnist_corruptions(tmp_path)
+    for wrong in (x / 255, x[0], x[:0]):
+        np.save(images, wrong)
+        with pytest.raises(ValueError, match=r"stripe/test_images\.npy must hold uint8 images"):
+            data.mnist_corruptions(tmp_path)
+    images.write_bytes(whole)
+    for wrong in (y[:5], y / 2, y[:, None]):
+        np.save(labels, wrong)
+        with pytest.raises(ValueError, match=r"stripe/test_labels\.npy must hold 6 integer labels"):
+            data.mnist_corruptions(tmp_path)
+    labels.unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no stripe/test_labels\.npy"):
+        data.mnist_corruptions(tmp_path)

@@ -75,7 +75,7 @@ def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any
         "crown": lambda: jr.cascade(jr.bounds.ibp(), jr.bounds.crown_ibp(), jr.bounds.crown()),
     }
     for name in names:
-        _known(name, known, "oracle")
+        pick(name, known, "oracle")
     return {name: known[name]() for name in dict.fromkeys(names) if name != "clean"}
 
 
@@ -87,10 +87,15 @@ def transform(name: str) -> jr.transforms.Transform:
     """
     parts = ("Transform", "any_order", "chain", "interpolate")
     known = {n.replace("_", "-"): getattr(jr.transforms, n) for n in jr.transforms.__all__ if n not in parts}
-    return _known(name, known, "transform")()
+    return pick(name, known, "transform")()
 
 
-def _known(name: str, known: Mapping[str, Callable[[], Any]], what: str) -> Callable[[], Any]:
+def pick(name: str, known: Mapping[str, Any], what: str) -> Any:
+    """What goes by this name.
+
+    Raises:
+      ValueError: an unknown name; the nearest is suggested.
+    """
     if name not in known:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
         hint = f" did you mean {near[0]!r}?" if near else ""

@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import jax
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jrobust as jr
-from jrobust.cli import _common
+from jrobust.cli import _common, _corruptions
 from jrobust.evaluation import Curve, Gallery, Section, rows_of
+from jrobust.evaluation._checks import check_data
+from jrobust.evaluation._corruptions import planned
 from jrobust.evaluation._sections import notes_of
 
 
@@ -27,6 +30,9 @@ def evaluate(
     eps: tuple[_common.Number, ...] = (),
     norm: Literal["linf", "l2", "l1", "l0", "l0-pixels"] = "linf",
     transform: str | None = None,
+    corruptions: tuple[str, ...] = (),
+    severities: tuple[int, ...] = (),
+    suite: Literal["cifar-c", "imagenet-c", "mnist-c"] | None = None,
     n: int | None = None,
     split: Literal["test", "train"] = "test",
     data_dir: str | None = None,
@@ -58,6 +64,10 @@ def evaluate(
       norm: of the perturbation; of l0 and l0-pixels, --eps is how many entries or pixels may change.
       transform: what changes in the images instead of a norm: rotation, rotation-translation, flow, hue, brightness, colour-filter,
         caa, ... (every name of jr.transforms). --eps is then the share of its published range, in [0, 1]; by default the whole, 1.
+      corruptions: instead of attacks, errors under corruptions by name (fog, jpeg-compression, ...); all: those that the benchmark scores.
+        Writes corruption_errors.json beside the records.
+      severities: of the corruptions, 1 to 5; by default all, of mnist-c those of the released set.
+      suite: whose severities; by default mnist-c for images of 28 x 28 x 1, cifar-c up to 64 pixels, imagenet-c above.
       n: only the first N examples.
       split: of the run's data set.
       data_dir: tensorflow_datasets directory of the run's data set; by default as in training, or $TFDS_DATA_DIR.
@@ -76,6 +86,12 @@ def evaluate(
       quiet: no progress bar.
     """
     config: dict[str, Any] = {"command": "evaluate", **locals()}
+    if corruptions:
+        return _corrupted(config)
+    if severities or suite is not None:
+        raise ValueError("--severities and --suite go with --corruptions NAME...|all")
+    for option in ("corruptions", "severities", "suite"):  # results that are on disk know no such options
+        del config[option]
     change = None if transform is None else _common.transform(transform)
     if change is not None:
         oracle, eps = _for_transform(oracle, eps or (1.0,), norm)
@@ -115,6 +131,43 @@ def evaluate(
     _common.show(section.rows, section.notes)
     if folder is not None:
         section.save(folder)
+        print(f"saved in {folder}; next: jrobust report {folder}")
+    return section
+
+
+_ATTACKS = ("oracle", "eps", "norm", "transform", "steps", "restarts", "nested", "surrogate", "substitute", "seeds")
+
+
+def _corrupted(config: dict[str, Any]) -> Section:
+    """Errors under corruptions; ``config`` holds all options of `evaluate`."""
+    parameters = inspect.signature(evaluate).parameters
+    if unfit := [name for name in _ATTACKS if config[name] != parameters[name].default]:
+        raise ValueError(f"--corruptions have no adversary: leave out {', '.join('--' + name for name in unfit)}")
+    o = SimpleNamespace(**config)
+    net, xs, ys, _ = _subject(o.run, o.model, o.x, o.y, o.split, o.data_dir, o.best)
+    xs, ys = _common.first(xs, ys, o.n)
+    suite = _corruptions.suite_of(np.shape(xs)[1:]) if o.suite is None else o.suite
+    found, severities = _corruptions.chosen(o.corruptions, suite, o.severities)
+    planned(found, severities, check_data(xs, ys))  # refused before a directory is made
+    config = {k: v for k, v in config.items() if k not in _ATTACKS} | {"suite": suite}
+    folder = _folder(o.out, o.run, config)
+    if folder is not None:
+        jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
+    result = _corruptions.errors(
+        net, xs, ys, found, severities, seed=o.seed, batch_size=o.batch_size, out=folder, quiet=o.quiet
+    )
+    title = Path(o.run).name if o.run is not None else str(o.model)
+    section = Section(
+        title,
+        _corruptions.rows(result, title, o.seed),
+        command=_common.command_of("evaluate", config, evaluate),
+        versions=_common.versions(),
+        config=config,
+    )
+    _common.show(section.rows)
+    if folder is not None:
+        section.save(folder)
+        result.save(folder, model=title, suite=suite, seed=o.seed)
         print(f"saved in {folder}; next: jrobust report {folder}")
     return section
 

@@ -45,9 +45,12 @@ class Corruption:
 
         Raises:
           ValueError: another severity, an image of other channels or too few pixels.
+          TypeError: an image of integers, or a key that is none.
         """
+        check_key(key)
         self.check(np.shape(x), severity)
         x = jnp.asarray(x)
+        check_image(x, self.name)
         if not is_traced(severity):
             return self.render(key, x, *self.settings[int(severity) - 1])
         branches = [lambda key, x, row=row: self.render(key, x, *row) for row in self.settings]
@@ -70,6 +73,14 @@ class Corruption:
             raise ValueError(f"{self.name}: severity is an int in 1..{len(self.settings)}, got {severity!r}")
 
 
+def check_image(x: Any, by: str) -> None:
+    """Floating point: bytes would be read as one hundred times too bright."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{by} takes one image of floats in [0, 1], got {x.dtype}; divide it by 255 (jr.corruptions.corrupted takes bytes)"
+        )
+
+
 def corruption(
     render: Callable[..., Any], name: str, settings: Any, *, channels: tuple[int, ...] | None = None, least: int = 1
 ) -> Corruption:
@@ -90,7 +101,8 @@ def corruption(
 
 
 @partial(jax.jit, static_argnames="severity")
-def _batch(corruption: Any, key: Any, x: Any, index: Any, *, severity: int) -> Any:
+def rendered(corruption: Any, key: Any, x: Any, index: Any, *, severity: int) -> Any:
+    """A batch of images in floats or bytes, example ``index[k]`` with the key ``fold_in(key, index[k])``."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
     as_bytes = x.dtype == jnp.uint8
     images = x.astype(jnp.float32) / 255 if as_bytes else x
@@ -139,5 +151,5 @@ def corrupted(corruption: Any, x: Any, *, severity: Any, key: Any, batch_size: i
             rows = rows.astype(jnp.result_type(float) if rows.dtype == np.float64 else np.float32)
             check_inside(rows, first, 0.0, 1.0)
         full = rows if len(rows) == size else np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), 0)])
-        parts.append(np.asarray(_batch(corruption, key, full, index, severity=int(severity)))[: len(rows)])
+        parts.append(np.asarray(rendered(corruption, key, full, index, severity=int(severity)))[: len(rows)])
     return np.concatenate(parts)

@@ -67,16 +67,36 @@ def shuffled(x: Array, there: Array, moves: Array | None, reach: int) -> Array:
     return x.reshape(-1, channels)[order].reshape(x.shape)
 
 
-def glass_blur(key: Any, x: Array, sigma: int | float, reach: int, times: int, *, share: int | float = 1.0) -> Array:
-    """Blurred, pixels exchanged with neighbours up to ``reach`` away ``times`` times over, blurred again."""
-    x = level(jnp.clip(smoothed(x, sigma), 0.0, 1.0), jnp.floor)
+def glass_blur(
+    key: Any,
+    x: Array,
+    sigma: int | float,
+    reach: int,
+    times: int,
+    *,
+    share: int | float = 1.0,
+    upright: bool = False,
+) -> Array:
+    """Blurred, pixels exchanged with neighbours up to ``reach`` away ``times`` times over, blurred again.
+
+    Args:
+      key: typed.
+      x: image [H, W, C].
+      sigma: of the blur, in pixels.
+      reach: how far a pixel may go at a time.
+      times: walks over the image.
+      share: how many of the exchanges are made.
+      upright: blur down the columns only.
+    """
+    spread = (sigma, 0.0 if upright else sigma)
+    x = level(jnp.clip(smoothed(x, spread), 0.0, 1.0), jnp.floor)
     steps = max(x.shape[0] - 2 * reach, 0) * max(x.shape[1] - 2 * reach, 0)
     if steps:
         where, whether = jax.random.split(key)
         there = jax.random.randint(where, (times, steps, 2), -reach, reach)
         moves = jax.random.bernoulli(whether, share, (times, steps)) if share < 1 else None
         x = shuffled(x, there, moves, reach)
-    return jnp.clip(smoothed(x, sigma), 0.0, 1.0)
+    return jnp.clip(smoothed(x, spread), 0.0, 1.0)
 
 
 def moved(x: Float[Array, "H W C"], radius: int, sigma: int | float, angle: Any) -> Float[Array, "H W C"]:

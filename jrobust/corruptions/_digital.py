@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrobust.corruptions._linear import boxes, level, mirrored, reflected, sampled, separable, smoothed
+from jrobust.corruptions._linear import boxes, level, mirrored, reflected, sampled, smoothed
+from jrobust.corruptions._noise import uniforms
 from jrobust.transforms._colour import from_hue, hue_of, value_and_chroma
 from jrobust.typing import Array
 
@@ -40,9 +41,9 @@ def pixelate(key: Any, x: Array, share: int | float) -> Array:
     (down, up), (left, right) = (
         (boxes(n, max(int(n * share), 1)), boxes(max(int(n * share), 1), n)) for n in x.shape[:2]
     )
-    across = level(separable(level(x), np.eye(x.shape[0])[None], left[None]), _half_up)
-    small = level(separable(across, down[None], np.eye(len(left))[None]), _half_up)
-    return level(separable(small, up[None], right[None]))
+    across = level(jnp.einsum("jw,hwc->hjc", left.astype(np.float32), level(x), precision="highest"), _half_up)
+    small = level(jnp.einsum("ih,hjc->ijc", down.astype(np.float32), across, precision="highest"), _half_up)
+    return small[up.argmax(1)][:, right.argmax(1)].astype(x.dtype)
 
 
 def _half_up(x: Array) -> Array:
@@ -86,9 +87,7 @@ def elastic_transform(
         down, right = (
             strength
             * side
-            * smoothed(
-                jax.random.uniform(k, (height, width, 1), x.dtype, -1.0, 1.0), smoothness * side, "reflect", 3.0
-            )[..., 0]
+            * smoothed(uniforms(k, (height, width, 1), x.dtype, -1.0, 1.0), smoothness * side, "reflect", 3.0)[..., 0]
             for k in for_field
         )
         x = sampled(x, rows + down, columns + right, fold[1])

@@ -31,8 +31,9 @@ def smoother(n: int, sigma: int | float, mode: str = "nearest", truncate: int | 
 def smoothed(
     x: Float[Array, "H W C"], sigma: Any, mode: str = "nearest", truncate: int | float = 4.0
 ) -> Float[Array, "H W C"]:
-    """The Gaussian filter of both axes."""
-    rows, columns = (smoother(n, float(sigma), mode, truncate)[None] for n in x.shape[:2])
+    """The Gaussian filter of both axes; of a pair of sigmas, down and across."""
+    pair = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    rows, columns = (smoother(n, float(s), mode, truncate)[None] for n, s in zip(x.shape[:2], pair, strict=True))
     return separable(x, rows, columns)
 
 
@@ -102,8 +103,13 @@ def reflected(i: Array, n: int) -> Array:
     return jnp.minimum(i, 2 * n - 1 - i)
 
 
+def clamped(i: Array, n: int) -> Array:
+    """Indices cut to 0..n-1: the edge pixel goes on."""
+    return jnp.clip(i, 0, n - 1)
+
+
 def sampled(x: Any, rows: Any, columns: Any, fold: Any) -> Float[Array, "h w C"]:
-    """The image at fractional places, bilinearly; ``fold`` (`mirrored`, `reflected`) brings places outside back in."""
+    """The image at fractional places, bilinearly; ``fold`` (`mirrored`, `reflected`, `clamped`) brings places outside back in."""
     # XLA may compute a place twice, and round it otherwise: places are multiples of 1/1024, and each weight is used once
     rows, columns = (jnp.round(1024 * place) / 1024 for place in (rows, columns))
     top, left = jnp.floor(rows), jnp.floor(columns)

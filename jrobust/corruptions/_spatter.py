@@ -1,5 +1,6 @@
 """Spatter: drops of water or mud on the lens."""
 
+from functools import reduce
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from jrobust.corruptions._edges import canny_bytes, correlated
 from jrobust.corruptions._linear import smoothed
+from jrobust.corruptions._noise import normals
 from jrobust.typing import Array, Bool, Float
 
 _WATER = np.array([175, 238, 238]) / 255
@@ -17,16 +19,20 @@ _FAR = 20.0  # pixels: distances to an edge are cut there
 
 def distances(edge: Bool[Array, "H W"]) -> Float[Array, "H W"]:
     """The Euclidean distance to the nearest entry that is set, at most 20."""
-    reach = int(_FAR)
+    far = 4 * _FAR**2
 
-    def near(n: int) -> tuple[np.ndarray, np.ndarray]:
-        at = np.clip(np.arange(n)[:, None] + np.arange(-min(reach, n), min(reach, n) + 1), 0, n - 1)
-        return at, (at - np.arange(n)[:, None]).astype(np.float32) ** 2
+    def nearest(square: Array, axis: int) -> Array:
+        """The least of ``square + k^2`` over the entries k away along the axis."""
+        n = square.shape[axis]
+        reach = min(int(_FAR), n - 1)
+        padded = jnp.pad(square, [(reach, reach) if i == axis else (0, 0) for i in range(2)], constant_values=far)
+        away = (
+            jax.lax.slice_in_dim(padded, reach + k, reach + k + n, axis=axis) + k * k for k in range(-reach, reach + 1)
+        )
+        return reduce(jnp.minimum, away)
 
-    (rows, down), (columns, right) = near(edge.shape[0]), near(edge.shape[1])
     # down a column first, then along rows: the square of a distance is a sum
-    along = jnp.where(edge[rows], down[..., None], 4 * _FAR**2).min(1)
-    square = (along[:, columns] + right).min(2)
+    square = nearest(nearest(jnp.where(edge, 0.0, far), 0), 1)
     return jnp.minimum(jnp.sqrt(square), _FAR)
 
 
@@ -73,7 +79,7 @@ def spatter(
       mud: 0 water, 1 mud.
       splash: colour, [C]; None: the authors'.
     """
-    noise = mean + sd * jax.random.normal(key, (*x.shape[:2], 1), x.dtype)
+    noise = mean + sd * normals(key, (*x.shape[:2], 1), x.dtype)
     layer = smoothed(noise, sigma)
     layer = jnp.where(layer < least, 0.0, layer)
     colour = (_MUD if mud else _WATER) if x.shape[2] == 3 else (_MUD[:1] if mud else _WATER[:1])

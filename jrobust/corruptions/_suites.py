@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jrobust._tree import bind
-from jrobust.corruptions import _blur, _digital, _jpeg, _noise, _spatter, _weather
+from jrobust.corruptions import _blur, _digital, _jpeg, _mnist, _noise, _spatter, _weather
 from jrobust.corruptions._base import Corruption, corruption
 from jrobust.typing import Array
 
@@ -129,6 +129,37 @@ def _suite(table: Mapping[str, Any]) -> Mapping[str, Corruption]:
 
 imagenet_c = _suite(_IMAGENET)
 cifar_c = _suite(_CIFAR)
+
+
+_GREYS = 63 / 255  # the mud of MNIST-C
+_MNIST: dict[str, tuple[Callable[..., Array], dict[str, Any], Any, int]] = {
+    # what it is, what it asks, its table, the severity of the released set
+    "shot_noise": (_noise.shot_noise, _ANY, _IMAGENET["shot_noise"], 5),
+    "impulse_noise": (_noise.impulse_noise, _ANY, _IMAGENET["impulse_noise"], 4),
+    "glass_blur": (bind(_blur.glass_blur, share=0.5, upright=True), {"least": 2}, _IMAGENET["glass_blur"], 1),
+    "motion_blur": (_blur.motion_blur, {"least": 2}, _IMAGENET["motion_blur"], 1),
+    "shear": (_mnist.shear, _ANY, (0.2, 0.4, 0.6, 0.8, 1.0), 2),
+    "scale": (_mnist.scale, _ANY, (1 / 0.9, 1 / 0.8, 1 / 0.7, 1 / 0.6, 1 / 0.5), 3),
+    "rotate": (_mnist.rotate, _ANY, (0.2, 0.4, 0.6, 0.8, 1.0), 2),
+    "brightness": (_digital.brightness, _ANY, _IMAGENET["brightness"], 5),
+    "translate": (_mnist.translate, _ANY, (1, 2, 3, 4, 5), 3),
+    "stripe": (_mnist.stripe, {"least": 4}, ((),), 1),
+    "fog": (bind(_weather.fog, least=256), {"least": 2}, _IMAGENET["fog"], 5),
+    # theirs reads neither the strength of water nor which liquid it is: always mud
+    "spatter": (
+        bind(_spatter.spatter, splash=_GREYS),
+        {"least": 2, **_GREY_OR_COLOUR},
+        tuple((*row[:5], 1) for row in _IMAGENET["spatter"]),
+        4,
+    ),
+    "dotted_line": (_mnist.dotted_line, {"least": 4}, ((),), 1),
+    "zigzag": (_mnist.zigzag, {"least": 4}, ((),), 1),
+    "canny_edges": (_mnist.canny_edges, {"least": 3, **_GREY_OR_COLOUR}, ((),), 1),
+}
+mnist_c: Mapping[str, Corruption] = MappingProxyType(
+    {name: corruption(render, name, _rows(table), **asks) for name, (render, asks, table, _) in _MNIST.items()}
+)
+mnist_c_severity: Mapping[str, int] = MappingProxyType({name: entry[3] for name, entry in _MNIST.items()})
 
 
 def with_textures(frosted: Corruption, textures: Any) -> Corruption:

@@ -1,9 +1,9 @@
-"""The released arrays of corruption benchmarks: one .npy a corruption, read as memory maps."""
+"""The released arrays of corruption benchmarks, read as memory maps: one .npy a corruption, or a folder of MNIST-C."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,11 +30,23 @@ class Corrupted(NamedTuple):
         return self.x[severity - 1]
 
 
-def _map(path: Path) -> np.ndarray:
+def _map(path: Path, title: str | None = None) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path.name} is damaged, truncated or no .npy of numbers ({error})") from error
+        raise ValueError(f"{title or path.name} is damaged, truncated or no .npy of numbers ({error})") from error
+
+
+def _wanted(directory: Any, name: str | Sequence[str] | None, there: Sequence[str], suffix: str) -> list[str]:
+    """The corruptions that were asked for, all of them there."""
+    names = list(there) if name is None else [name] if isinstance(name, str) else list(name)
+    missing = [n for n in names if n not in there]
+    if missing or not names:
+        raise FileNotFoundError(
+            f"corruptions: {os.fspath(directory)} has no {', '.join(n + suffix for n in missing) or 'corruption'}; "
+            f"it holds {', '.join(there) or 'none'}"
+        )
+    return names
 
 
 def corruptions(
@@ -70,13 +82,7 @@ def corruptions(
     if not folder.is_dir():
         raise FileNotFoundError(f"corruptions: there is no directory {os.fspath(directory)!r}")
     there = sorted(p.stem for p in folder.glob("*.npy") if p.stem != "labels")
-    names = there if name is None else [name] if isinstance(name, str) else list(name)
-    missing = [n for n in names if n not in there]
-    if missing or not names:
-        raise FileNotFoundError(
-            f"corruptions: {os.fspath(directory)} has no {', '.join(f'{n}.npy' for n in missing) or 'corruption'}; "
-            f"it holds {', '.join(there) or 'none'}"
-        )
+    names = _wanted(directory, name, there, ".npy")
     if not (folder / "labels.npy").is_file():
         raise FileNotFoundError(f"corruptions: {os.fspath(directory)} has no labels.npy")
     labels = _map(folder / "labels.npy")
@@ -101,3 +107,59 @@ def _one(name: str, images: np.ndarray, labels: np.ndarray, severities: int) -> 
             f"labels.npy: the labels differ from severity to severity of {name}, {severities} of {n} images"
         )
     return Corrupted(name, images.reshape(severities, n, *images.shape[1:]), y[0])
+
+
+def mnist_corruptions(
+    directory: str | os.PathLike[str],
+    name: str | Sequence[str] | None = None,
+    *,
+    split: Literal["test", "train"] = "test",
+) -> dict[str, Corrupted]:
+    """The official arrays of MNIST-C (or of that layout): a folder a corruption, of ``test_images.npy`` and ``test_labels.npy``.
+
+    Nothing is downloaded or unpickled, and images stay on disk until they are read.
+
+    Args:
+      directory: where the folders lie, unpacked.
+      name: of one corruption, or of several; None: all folders that hold images of the split.
+      split: test or train.
+
+    Returns:
+      By name, each of one severity; images [N, H, W] are given a channel.
+
+    Raises:
+      FileNotFoundError: no such directory, corruption or labels (what there is instead is named).
+      ValueError: a truncated or damaged file, other shapes, dtypes or lengths.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "stripe").mkdir()
+    >>> np.save(folder / "stripe" / "test_images.npy", np.zeros((2, 28, 28, 1), np.uint8))
+    >>> np.save(folder / "stripe" / "test_labels.npy", [7, 2])
+    >>> stripe = mnist_corruptions(folder)["stripe"]
+    >>> stripe.at(1).shape, stripe.y.tolist()
+    ((2, 28, 28, 1), [7, 2])
+
+    References:
+      Mu & Gilmer, MNIST-C: a robustness benchmark for computer vision, 2019.
+    """
+    if split not in ("test", "train"):
+        raise ValueError(f"mnist_corruptions: split is 'test' or 'train', got {split!r}")
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"corruptions: there is no directory {os.fspath(directory)!r}")
+    there = sorted(p.parent.name for p in folder.glob(f"*/{split}_images.npy"))
+    return {n: _folder(folder / n, split) for n in _wanted(directory, name, there, f"/{split}_images.npy")}
+
+
+def _folder(folder: Path, split: str) -> Corrupted:
+    titles = [f"{folder.name}/{split}_{what}.npy" for what in ("images", "labels")]
+    if not (folder / f"{split}_labels.npy").is_file():
+        raise FileNotFoundError(f"corruptions: there is no {titles[1]}")
+    images, labels = (_map(folder / Path(title).name, title) for title in titles)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) == 0:
+        raise ValueError(f"{titles[0]} must hold uint8 images [N, H, W, C], got {images.dtype} {images.shape}")
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise ValueError(f"{titles[1]} must hold {len(images)} integer labels, got {labels.dtype} {labels.shape}")
+    x = images if images.ndim == 4 else images[..., None]
+    return Corrupted(folder.name, x[None], np.asarray(labels, np.int32))

@@ -1,6 +1,7 @@
 """Drivers: oracles over data sets, what they return, and metrics over it."""
 
 from jrobust.evaluation import metrics
+from jrobust.evaluation._corruptions import CorruptionErrors, corruption_errors
 from jrobust.evaluation._curve import curve
 from jrobust.evaluation._diagnose import Diagnosis, diagnose
 from jrobust.evaluation._evaluate import evaluate as evaluate  # public as jr.evaluate
@@ -11,6 +12,7 @@ from jrobust.evaluation._sections import Gallery, Row, Section, read_sections, r
 __all__ = [
     "Accuracy",
     "Contradiction",
+    "CorruptionErrors",
     "Curve",
     "Diagnosis",
     "Evaluation",
@@ -19,6 +21,7 @@ __all__ = [
     "Row",
     "Section",
     "Table",
+    "corruption_errors",
     "curve",
     "diagnose",
     "metrics",

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import jrobust as jr
-from jrobust.corruptions import cifar_c, corrupted, corruption, held_out, imagenet_c, scored, with_textures
+from jrobust.corruptions import cifar_c, corrupted, corruption, held_out, imagenet_c, mnist_c, scored, with_textures
+from jrobust.corruptions._noise import poisson_quantile
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -89,6 +91,21 @@ def test_moments_of_noise(name):
         assert not np.asarray(imagenet_c[name].corrupt(KEY, jnp.zeros((4, 4, 1)), 5)).any()
 
 
+def test_counts_are_scipys_quantiles():
+    """Exact below a mean of 10; above, Giles' expansion differs by one at few of all probabilities."""
+    u = (np.arange(20_000) + 0.5) / 20_000
+    v = (2 * u - 1).astype(np.float32)
+    means = np.array([0.0, 0.3, 3.0, 9.9, 10.0, 20.0, 60.0, 500.0], np.float32)[:, None]
+    wanted = np.nan_to_num(stats.poisson.ppf((1 + v.astype(float)) / 2, means.astype(float)))
+    got = np.asarray(jax.jit(poisson_quantile, static_argnums=2)(v, jnp.broadcast_to(means, (8, len(v))), 700))
+    assert np.abs(got - wanted).max() <= 1
+    off = (got != wanted).mean(1)
+    assert (off[:4] < 1e-4).all()
+    assert (off[4:] < 1e-3).all()
+    few = jax.jit(poisson_quantile, static_argnums=2)(v, jnp.full(len(v), 12.0), 12)
+    np.testing.assert_array_equal(few, np.minimum(stats.poisson.ppf((1 + v.astype(float)) / 2, 12.0), 12))
+
+
 def test_other_shapes():
     for name in (*scored, *held_out):
         for channels in (1, 3, 5):
@@ -157,3 +174,37 @@ def test_bad_input():
     assert dataclasses.replace(c, settings=((0.1,),)).corrupt(KEY, X[0], 1).shape == X[0].shape
     with pytest.raises(ValueError, match=r"1\.\.1"):
         corruption(c.render, "one", [(0.1,)]).corrupt(KEY, X[0], 2)
+
+
+@pytest.mark.parametrize("suite", [cifar_c, imagenet_c, mnist_c], ids=["cifar", "imagenet", "mnist"])
+def test_bad_input_to_any_of_a_suite(suite):
+    pixel = np.full((1, 1, 1, 3), 0.5, np.float32)
+    for name, c in suite.items():
+        worst = len(c.settings)
+        for severity in (0, worst + 1):
+            with pytest.raises(ValueError, match=rf"{name}: severity is an int in 1\.\.{worst}, got {severity}"):
+                c.corrupt(KEY, X[0], severity)
+        if c.least > 1:
+            with pytest.raises(ValueError, match=f"{name} needs at least {c.least} x {c.least} pixels, got 1 x 1"):
+                corrupted(c, pixel, severity=1, key=KEY)
+        elif suite is not imagenet_c:  # one pixel is an image, of the same renderings
+            out = corrupted(c, pixel, severity=worst, key=KEY)
+            assert out.shape == pixel.shape
+            assert np.isfinite(out).all()
+        if c.channels is not None:
+            with pytest.raises(ValueError, match=f"{name} takes images of .*3 channels, got 2"):
+                c.corrupt(KEY, X[0, ..., :2], 1)
+        with pytest.raises(TypeError, match=f"{name} takes one image of floats in .*, got uint8; divide it by 255"):
+            c.corrupt(KEY, np.zeros((8, 8, 3), np.uint8), 1)
+        with pytest.raises(TypeError, match="typed PRNG key"):
+            c.corrupt(0, X[0], 1)
+        for bad, said in (
+            (np.nan, "is not finite"),
+            (np.inf, "is not finite"),
+            (-0.5, "below the box"),
+            (2.0, "above the box"),
+        ):
+            broken = X.copy()
+            broken[1, 2, 3, 0] = bad
+            with pytest.raises(ValueError, match=rf"x\[1, 2, 3, 0\] = .*{said}"):
+                corrupted(c, broken, severity=1, key=KEY)

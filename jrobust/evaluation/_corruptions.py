@@ -1,0 +1,258 @@
+"""Errors under corruptions: every corruption and severity over one data set, example by example, on disk and resumable."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust._checks import check_classes, check_count, check_inside, check_key
+from jrobust._digest import digest
+from jrobust._model import functional, warn_if_random
+from jrobust._progress import progress_bar
+from jrobust._records import open_records
+from jrobust._statistics import Accuracy, Average, average, proportion
+from jrobust.corruptions import Corruption
+from jrobust.corruptions._base import rendered
+from jrobust.corruptions._linear import level as cut
+from jrobust.data import Corrupted
+from jrobust.evaluation._checks import Data, check_data
+from jrobust.evaluation._results import Table
+from jrobust.evaluation._stream import batches
+
+SUMMARY = "corruption_errors.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class CorruptionErrors:
+    """Where a model errs under corruptions. Shares over given images: they bound nothing.
+
+    Attributes:
+      clean: bool [N]; wrong on the image itself.
+      wrong: by name, bool [S, N]; wrong on the image at each severity.
+      severities: by name, which S they are.
+    """
+
+    clean: np.ndarray
+    wrong: Mapping[str, np.ndarray]
+    severities: Mapping[str, tuple[int, ...]]
+
+    @property
+    def n(self) -> int:
+        """The number of images."""
+        return len(self.clean)
+
+    def errors(self) -> dict[str, list[float]]:
+        """Error rates by name, one a severity: what `jr.metrics.mce` and its like take."""
+        return {name: wrong.mean(1).tolist() for name, wrong in self.wrong.items()}
+
+    def error(self, name: str | None = None, severity: int | None = None, *, level: float = 0.95) -> Accuracy:
+        """The share of errors at one severity of a corruption (no name: of the clean images), with its Clopper-Pearson interval."""
+        wrong = self.clean if name is None else self.wrong[name][self.severities[name].index(severity or 1)]
+        return proportion(int(wrong.sum()), self.n, side="exact", level=level)
+
+    def mean(self, *, level: float = 0.95) -> Average:
+        """The mean error, unnormalised, over severities and then over corruptions; its interval is that of the mean over images."""
+        each = np.mean([wrong.mean(0) for wrong in self.wrong.values()], 0)
+        return average(each, side="exact", level=level)
+
+    def table(self, *, level: float = 0.95) -> Table:
+        """A row a corruption: errors with their intervals at each severity, and their mean."""
+        columns = sorted({s for severities in self.severities.values() for s in severities})
+        rows = []
+        for name, severities in self.severities.items():
+            cells = {f"severity {s}": str(self.error(name, s, level=level)) if s in severities else "" for s in columns}
+            rows.append({"corruption": name, **cells, "mean": float(self.wrong[name].mean())})
+        notes = (
+            f"clean error {self.error(level=level)}, mean error {self.mean(level=level)} over {len(self.wrong)} corruptions; "
+            f"n={self.n}, intervals at {level:.0%}",
+        )
+        return Table(("corruption", *(f"severity {s}" for s in columns), "mean"), tuple(rows), notes)
+
+    def summary(self, *, level: float = 0.95, **more: Any) -> dict[str, Any]:
+        """All numbers as JSON values; ``more`` is put beside them."""
+
+        def share(a: Accuracy | Average) -> dict[str, Any]:
+            return {"error": a.value, "low": a.low, "high": a.high}
+
+        cells = [
+            {"corruption": name, "severity": s, **share(self.error(name, s, level=level))}
+            for name, severities in self.severities.items()
+            for s in severities
+        ]
+        whole = {"clean": share(self.error(level=level)), "mean": share(self.mean(level=level)), "cells": cells}
+        return {"format": 1, **more, "n": self.n, "level": level, **whole}
+
+    def save(self, directory: str | os.PathLike[str], *, level: float = 0.95, **more: Any) -> Path:
+        """Write the summary as ``corruption_errors.json`` into a directory, whole or not at all."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f".{SUMMARY}"
+        unfinished.write_text(json.dumps(self.summary(level=level, **more), indent=1, default=str))
+        os.replace(unfinished, folder / SUMMARY)
+        return folder / SUMMARY
+
+
+@partial(jax.jit, static_argnames=("apply", "rounded"))
+def _wrong(leaves: Any, x: Any, y: Any, *, apply: Any, rounded: bool) -> Any:
+    if x.dtype == jnp.uint8:
+        x = x.astype(jnp.float32) / 255
+    logits = apply(leaves, cut(x, jnp.floor) if rounded else x)
+    own = jnp.arange(logits.shape[1]) == y[:, None]
+    # ties and NaN are errors, as everywhere
+    return ~jnp.all(own | (logits < jnp.take_along_axis(logits, y[:, None], 1)), axis=1) | jnp.isnan(logits).any(1)
+
+
+def corruption_errors(
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    corruptions: Mapping[str, Corruption | Corrupted],
+    severities: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    key: Any,
+    batch_size: int = 256,
+    out: Any = None,
+    progress: bool = False,
+) -> CorruptionErrors:
+    """How often a model errs under each corruption at each severity.
+
+    Corrupted images are cut off to whole levels of a byte, as the released arrays are; example i is corrupted with the key
+    ``fold_in(key, i)``, as by `jr.corruptions.corrupted`.
+
+    Args:
+      model: a batched callable ``model(x[B, H, W, C]) -> logits[B, K]``.
+      x: images [N, H, W, C] in [0, 1].
+      y: integer labels [N].
+      corruptions: by name; a suite, a part of one, your own, or released arrays (`jr.data.corruptions`), of which the first N count.
+      severities: each in 1..5, for all corruptions or by name; None: all. A corruption that has only one is evaluated at that one.
+      key: typed.
+      batch_size: images at a time.
+      out: directory of the records, one line an example; the same call goes on where it was interrupted.
+      progress: show a bar on stderr.
+
+    Raises:
+      ValueError, TypeError: bad input, before any work; a corruption that does not take these images.
+      OSError: the disk is full (what was written is kept).
+
+    >>> from jrobust.corruptions import cifar_c
+    >>> x = jnp.full((4, 8, 8, 1), 0.5)
+    >>> found = corruption_errors(lambda x: jnp.stack([x.mean((1, 2, 3)), 0.62 + 0 * x[:, 0, 0, 0]], 1), x, jnp.ones(4, int),
+    ...                           corruptions={"brightness": cifar_c["brightness"]}, key=jax.random.key(0))
+    >>> found.errors(), float(found.mean())
+    ({'brightness': [0.0, 0.0, 1.0, 1.0, 1.0]}, 0.6)
+
+    References:
+      Hendrycks & Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
+    """
+    check_key(key)
+    check_count(batch_size, "batch_size", "corruption_errors")
+    data = check_data(x, y)
+    which = planned(corruptions, severities, data)
+    first = data.rows(np.arange(min(4, data.n)))
+    hashed = [digest(data.y)]
+    for batch in batches(np.arange(data.n), 1024):
+        rows = data.rows(batch)
+        check_inside(rows, int(batch[0]), 0.0, 1.0)
+        hashed += [digest(rows)] if out is not None else []
+    f = functional(model, first)
+    check_classes(data.y, jax.eval_shape(f.apply, f.leaves, first).shape[1])
+    warn_if_random(model, first, f)
+    records = (
+        None
+        if out is None
+        else open_records(out, _header(f, corruptions, which, key, hashed, data), name="corruptions")
+    )
+    try:
+        found = {} if records is None else dict(records.rows)
+        todo = np.array([i for i in range(data.n) if i not in found], int)
+        size = min(batch_size, data.n)
+        with progress_bar(progress, data.n, "corruptions", len(found)) as advance:
+            for index in batches(todo, size):
+                lines = _batch(f, data, index, size, corruptions, which, key)
+                if records is not None:
+                    records.append(lines)
+                found |= {line["i"]: line for line in lines}
+                advance(len(index))
+    finally:
+        if records is not None:
+            records.close()
+    try:
+        ordered = [found[i] for i in range(data.n)]
+        wrong = {name: np.array([line[name] for line in ordered], bool).T for name in which}
+        clean = np.array([line["clean"] for line in ordered], bool)
+        shapes = {name: w.shape == (len(which[name]), data.n) for name, w in wrong.items()}
+    except (KeyError, TypeError, ValueError):
+        shapes = {}
+    if not shapes or not all(shapes.values()):
+        raise ValueError(f"{out}/corruptions.jsonl holds lines that are not of this run; the file was damaged")
+    return CorruptionErrors(clean, wrong, which)
+
+
+def planned(corruptions: Any, severities: Any, data: Data) -> dict[str, tuple[int, ...]]:
+    """Which severities of which corruption, all of them possible."""
+    if not isinstance(corruptions, Mapping) or not corruptions:
+        raise TypeError(f'corruptions is a mapping {{"fog": cifar_c["fog"]}} of at least one, got {corruptions!r}')
+    shape = tuple(data.x.shape[1:]) if hasattr(data.x, "shape") else ()
+    if len(shape) != 3:
+        raise ValueError(f"corruption_errors takes images [N, H, W, C], got examples of shape {shape}")
+    which = {}
+    for name, c in corruptions.items():
+        if not isinstance(name, str) or name in ("clean", "i"):  # columns of the records
+            raise ValueError(f"a corruption's name is a string other than 'clean' and 'i', got {name!r}")
+        if not isinstance(c, Corruption | Corrupted):
+            raise TypeError(f"corruptions[{name!r}] is no Corruption or released array but {type(c).__name__}")
+        most = len(c.settings) if isinstance(c, Corruption) else len(c.x)
+        asked = severities.get(name, ()) if isinstance(severities, Mapping) else severities
+        which[name] = tuple(range(1, most + 1)) if asked is None or most == 1 else tuple(dict.fromkeys(asked))
+        if not which[name]:
+            raise ValueError(f"severities: give {name} at least one of 1..{most}, or None for all")
+        for s in which[name]:
+            if isinstance(c, Corruption):
+                c.check(shape, s)
+            else:
+                c.at(s)
+        if isinstance(c, Corrupted) and (c.x.shape[2:] != shape or not np.array_equal(c.y[: data.n], data.y)):
+            raise ValueError(
+                f"{name}: the released images {c.x.shape[1:]} or their labels are not those of x {data.x.shape}"
+            )
+    return which
+
+
+def _batch(
+    f: Any, data: Data, index: np.ndarray, size: int, corruptions: Any, which: Any, key: Any
+) -> list[dict[str, Any]]:
+    """One line an example."""
+    full = np.concatenate([index, np.repeat(index[-1:], size - len(index))])
+    x, y = jnp.asarray(data.rows(full)), jnp.asarray(data.y[full])
+    columns: dict[str, Any] = {"clean": _wrong(f.leaves, x, y, apply=f.apply, rounded=False)}
+    for name, severities in which.items():
+        c, found = corruptions[name], []
+        for s in severities:
+            drawn = isinstance(c, Corruption)
+            images = rendered(c, key, x, full, severity=s) if drawn else jnp.asarray(np.asarray(c.at(s)[full]))
+            found.append(_wrong(f.leaves, images, y, apply=f.apply, rounded=drawn))
+        columns[name] = np.stack(found, 1)
+    columns = {name: np.asarray(column).astype(int)[: len(index)].tolist() for name, column in columns.items()}
+    return [{"i": int(i), **{name: column[k] for name, column in columns.items()}} for k, i in enumerate(index)]
+
+
+def _header(f: Any, corruptions: Any, which: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
+    from jrobust import __version__
+
+    return {
+        "kind": "corruptions",
+        "jrobust": __version__,
+        "n": data.n,
+        "data": digest(tuple(hashed)),
+        "model": digest(f),
+        "severities": {name: list(s) for name, s in which.items()},
+        "corruptions": {name: digest(c) for name, c in corruptions.items()},
+        "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
+    }
