@@ -13,8 +13,8 @@ import numpy as np
 
 import jrobust as jr
 from jrobust.cli import _common
-from jrobust.evaluation import Curve, Gallery, Section, rows_of
-from jrobust.evaluation._sections import notes_of
+from jrobust.evaluation import Curve, Gallery, Section, costs_of, outcomes_of, protocol_of, rows_of
+from jrobust.evaluation._rows import notes_of
 
 
 def evaluate(
@@ -98,6 +98,7 @@ def evaluate(
     folder = _folder(out, run, config)
     if folder is not None:
         jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
+    again = _common.has_results(folder)
     curve = jr.evaluation.curve(
         _seeing(change, [net])[0], inputs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
         batch_size=batch_size, out=folder, progress=not quiet,
@@ -111,12 +112,26 @@ def evaluate(
         versions=_common.versions(),
         config=config,
         notes=notes_of(curve),
-    )
+        card=_common.card(trained or {"model": str(model)}, net, xs) | ({"checkpoint": "best on held-out images"} if best else {}),
+        protocol=protocol_of(
+            inputs, ys, threat=threat, eps=radii, oracles=oracles, seed=seed, dataset=trained.get("dataset"),
+            split=split if run is not None else None, nested=nested, batch_size=batch_size,
+            box="[0, 1]" if change is None else None, **_unusual(transform, surrogate, substitute),
+        ),
+        outcomes=outcomes_of(curve, ys),
+        costs=_common.kept(folder if again else None, costs_of(curve, seconds=not again)),
+    )  # fmt: skip
     _common.show(section.rows, section.notes)
     if folder is not None:
         section.save(folder)
         print(f"saved in {folder}; next: jrobust report {folder}")
     return section
+
+
+def _unusual(transform: str | None, surrogate: tuple[str, ...], substitute: str | None) -> dict[str, Any]:
+    """What a reader of the protocol must know besides."""
+    given = {"transform": transform, "surrogates": list(surrogate) or None, "substitute": substitute}
+    return {k: v for k, v in given.items() if v is not None}
 
 
 def _for_transform(

@@ -4,27 +4,42 @@ from jrobust.evaluation import metrics
 from jrobust.evaluation._curve import curve
 from jrobust.evaluation._diagnose import Diagnosis, diagnose
 from jrobust.evaluation._evaluate import evaluate
+from jrobust.evaluation._outcomes import Outcomes, outcomes_of, smoothed_outcomes
+from jrobust.evaluation._protocol import protocol_of, smoothing_protocol
+from jrobust.evaluation._reading import card_of, read_sections
 from jrobust.evaluation._report import report
 from jrobust.evaluation._results import Accuracy, Contradiction, Curve, Evaluation, Result, Table
-from jrobust.evaluation._sections import Gallery, Row, Section, read_sections, rows_of, smoothed_rows
+from jrobust.evaluation._rows import corrupted, costs_of, rows_of, smoothed_rows, smoothing_cost
+from jrobust.evaluation._sections import Corrupted, Cost, Gallery, Row, Section
 
 __all__ = [
     "Accuracy",
     "Contradiction",
+    "Corrupted",
+    "Cost",
     "Curve",
     "Diagnosis",
     "Evaluation",
     "Gallery",
+    "Outcomes",
     "Result",
     "Row",
     "Section",
     "Table",
+    "card_of",
+    "corrupted",
+    "costs_of",
     "curve",
     "diagnose",
     "evaluate",
     "metrics",
+    "outcomes_of",
+    "protocol_of",
     "read_sections",
     "report",
     "rows_of",
+    "smoothed_outcomes",
     "smoothed_rows",
+    "smoothing_cost",
+    "smoothing_protocol",
 ]
