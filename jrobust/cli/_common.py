@@ -187,7 +187,10 @@ def kept(folder: Path | None, costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
     """The costs that a finished run of the same question told, where it is asked again; else those given."""
     if folder is None or not (folder / "summary.json").is_file():
         return costs
-    before = read_sections(folder)[0].costs
+    try:
+        before = read_sections(folder)[0].costs
+    except ValueError:  # it is written anew
+        return costs
     return before if [c[:4] for c in before] == [c[:4] for c in costs] else costs
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from tyro.conf import Positional
 
 from jrobust.cli import _common
-from jrobust.cli._train import Train
 from jrobust.evaluation import Section, read_sections
 from jrobust.evaluation import report as write
 
@@ -42,6 +41,8 @@ def _with_command(section: Section) -> Section:
 
 def _training(config: Mapping[str, Any]) -> str:
     """The command that trained a run."""
+    from jrobust.cli._train import Train
+
     model = config.get("model")
     name = model.get("name") if isinstance(model, Mapping) else model
     said = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}

@@ -12,10 +12,10 @@ class Heading(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A paragraph: plain, small, missing (something was not measured), alarm, or calm (looked for and not found)."""
+    """A paragraph: plain, small, missing (something was not measured), alarm, note (to be known), or calm (looked for and not found)."""
 
     text: str
-    kind: Literal["plain", "small", "missing", "alarm", "calm"] = "plain"
+    kind: Literal["plain", "small", "missing", "alarm", "note", "calm"] = "plain"
 
 
 class Chip(NamedTuple):

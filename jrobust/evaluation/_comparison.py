@@ -12,6 +12,7 @@ def comparison(models: Sequence[Model], level: float) -> list[Block]:
     """How the models compare: a table a protocol, and why protocols are kept apart."""
     found = boards([s for m in models for s in m.sections], level)
     out: list[Block] = [Heading(2, "Comparison", "comparison")]
+    alarmed = frozenset(m.name for m in models if m.alarms)
     if not found:
         return [*out, Text("Nothing to compare: no model was attacked, proven or smoothed.", "missing")]
     out.append(
@@ -26,7 +27,7 @@ def comparison(models: Sequence[Model], level: float) -> list[Block]:
         out += [
             Heading(3, f"Protocol {k}: {', '.join(b.titles)}"),
             Text(f"About {about}; {_shared(b)}.", "small"),
-            _standings(b, level),
+            _standings(b, alarmed, level),
         ]
     apart = [
         f"Protocols {i + 1} and {j + 1} are not ranked together: {difference(found[i], found[j])}."
@@ -51,14 +52,14 @@ def _shared(b: Board) -> str:
     return " ".join(s for s in said if s) + f", hash {p['examples']}"
 
 
-def _standings(b: Board, level: float) -> Table:
+def _standings(b: Board, alarmed: frozenset[str], level: float) -> Table:
     """A row a model; what no model of the board has is no column."""
     entries = [(where, k, len(here), e) for where, here in b.standings.items() for k, e in enumerate(here)]
     interval = f"{level:.0%} interval"
     columns: list[tuple[str, list[str], bool]] = [
         ("threat", [f"{threat} {eps:.4g}" if k == 0 else "" for (threat, eps), k, *_ in entries], False),
         ("rank", [f"{e.rank}" if e.rank is not None else "alone" if n == 1 else "-" for *_, n, e in entries], True),
-        ("model", [e.title for *_, e in entries], False),
+        ("model", [e.title + " (contradicted)" * (e.title in alarmed) for *_, e in entries], False),
     ]
     if b.kind == "model":
         columns.append(("clean", [share_of(b.clean.get(e.title)) for *_, e in entries], True))

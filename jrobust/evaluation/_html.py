@@ -34,18 +34,20 @@ h2{font-size:1.35rem;margin:2.8rem 0 .5rem;border-bottom:2px solid var(--rule);p
 h3{font-size:1rem;margin:1.5rem 0 .35rem}p{max-width:46rem;margin:.5rem 0}
 .small,figcaption,summary{color:var(--soft);font-size:.9rem}.missing{color:var(--soft);font-style:italic}
 .alarm{background:var(--red);border-left:4px solid var(--attack);padding:.5rem .9rem;font-weight:600}
+.note{background:var(--ground);border-left:4px solid var(--soft);padding:.5rem .9rem}
 .calm{background:var(--green);border-left:4px solid var(--proof);padding:.5rem .9rem}
 nav{display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;margin:1rem 0}a{color:var(--s0)}
 .scroll{overflow-x:auto;margin:.4rem 0}table{border-collapse:collapse;font-size:.87rem}
 th{text-align:left;font-weight:600;border-bottom:2px solid var(--rule)}td{border-bottom:1px solid var(--faint)}
-th,td{padding:.25rem .9rem .25rem 0;white-space:nowrap;vertical-align:top}
-table.plain td{white-space:normal;min-width:8rem}table.plain td:first-child{color:var(--soft)}
+th,td{padding:.25rem .9rem .25rem 0;vertical-align:top}th,td.num{white-space:nowrap}table{width:max-content}td{max-width:17rem}
+table.plain{width:auto}table.plain td{max-width:none;min-width:8rem}table.plain td:first-child{color:var(--soft)}
 tr.first:not(:first-child) td{border-top:2px solid var(--rule)}.num{text-align:right;font-variant-numeric:tabular-nums}
 .side{display:inline-block;border-radius:.6rem;padding:0 .55rem;font-size:.78rem;color:var(--chip);background:var(--soft)}
 .lower{background:var(--attack)}.upper{background:var(--proof)}
 td.shade{background:color-mix(in srgb,var(--attack) calc(var(--e)*75%),var(--page));padding:.25rem .6rem;border:1px solid var(--page)}
-td.picture{text-align:center;font-size:.8rem;padding:.15rem .3rem .15rem 0;border:0;vertical-align:bottom}
-.pictures td,.pictures th{border:0}td.picture img{display:block;width:72px;min-height:12px;image-rendering:pixelated}
+td.picture,.pictures th{max-width:80px;white-space:normal;text-align:center}td.picture{font-size:.8rem}
+td.picture{padding:.15rem .3rem .15rem 0;border:0;vertical-align:bottom}
+.pictures td,.pictures th{border:0}td.picture img{display:block;margin:auto;width:72px;min-height:12px;image-rendering:pixelated}
 td.picture img{border:1px solid var(--faint)}
 .wrong{color:var(--attack);font-weight:600}
 .row{display:flex;flex-wrap:wrap;gap:1rem 1.5rem}figure{margin:.4rem 0;flex:1 1 19rem;max-width:30rem}

@@ -32,7 +32,9 @@ def _block(b: Block) -> str:
             return f"{'#' * level} {_plain(text)}"
         case Text(text, kind):
             said = _plain(text)
-            return {"alarm": f"> **{said}**", "calm": f"> {said}", "missing": f"*{said}*"}.get(kind, said)
+            return {"alarm": f"> **{said}**", "calm": f"> {said}", "note": f"> {said}", "missing": f"*{said}*"}.get(
+                kind, said
+            )
         case Links(_):
             return ""
         case Table(columns, rows, numeric):

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,10 +66,13 @@ class Outcomes(NamedTuple):
         return Outcomes(self.label, self.questions + other.questions, np.concatenate([self.holds, other.holds]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one .npz file."""
+        """Write one .npz file, whole or not at all."""
         questions = json.dumps([q._asdict() for q in self.questions])
         arrays = {"label": self.label, "holds": np.packbits(self.holds, axis=1), "questions": np.array(questions)}
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}")
+        np.savez_compressed(unfinished, allow_pickle=False, **arrays)
+        os.replace(unfinished, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Outcomes":
@@ -212,7 +216,8 @@ class Alarm(NamedTuple):
 
     def __str__(self) -> str:
         a, c = self.attack, self.certificate
-        some = ", ".join(map(str, self.index[:5])) + (", ..." if len(self.index) > 5 else "")
+        more = f" and {len(self.index) - 5} more" if len(self.index) > 5 else ""
+        some = ", ".join(map(str, self.index[:5])) + more
         lucky = f" (each of its statements may fail with probability {1 - c.confidence:g})" if c.confidence < 1 else ""
         many = f"{len(self.index)} example{'s' * (len(self.index) > 1)}"
         return (

@@ -49,7 +49,7 @@ def page(models: Sequence[Model], title: str, level: float = 0.95) -> tuple[Bloc
 
 
 def _model(m: Model, level: float) -> list[Block]:
-    out: list[Block] = [Text(note, "alarm") for note in m.notes]
+    out: list[Block] = [Text(note, "alarm" if note.startswith("CONTRADICTION") else "note") for note in m.notes]
     parts: tuple[tuple[str, Callable[[Section], list[Block]], str], ...] = (
         (
             "Between attack and proof",

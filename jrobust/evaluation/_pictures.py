@@ -44,7 +44,9 @@ def gallery(g: Gallery, names: Sequence[str] = (), most: int = 8) -> Table:
         pictures = (Picture(png(images[j]), name(said[j]), bool(said[j] != g.label[j])) for j in range(m))
         rows.append((kind, *pictures))
     rows.append((f"difference x{gain:.1f}", *(Picture(png(_signed(gain * difference[j]))) for j in range(m))))
-    return Table(("", *(f"class {name(k)}" for k in np.asarray(g.label[:m]).tolist())), tuple(rows))
+    return Table(
+        ("", *(name(k) if len(names) else f"class {k}" for k in np.asarray(g.label[:m]).tolist())), tuple(rows)
+    )
 
 
 def _images(a: np.ndarray) -> np.ndarray:

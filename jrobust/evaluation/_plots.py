@@ -75,7 +75,7 @@ def classes(
         by = 2 if sides[0][2] is not None else 1
         order = sorted(sorted(order, key=lambda i: float(sides[i][by]))[:most])
     shown = [sides[i] for i in order]
-    frame = _svg.Frame((-0.5, len(shown) - 0.5), (0.0, 1.0), bottom=62 if max(len(s[0]) for s in shown) > 2 else 38)
+    frame = _svg.Frame((-0.5, len(shown) - 0.5), (0.0, 1.0), bottom=84 if _svg.turned([s[0] for s in shown]) else 38)
     half = 0.36 * (frame.across(1) - frame.across(0)) if len(shown) > 1 else 30.0
     parts = []
     for i, (_, low, high) in enumerate(shown):
@@ -119,7 +119,7 @@ def radius_curves(sections: Sequence[Section], level: float = 0.95) -> Figure | 
         shares = [proportion(int(h), n, side="upper", level=level) for h in [int((radii > 0).sum()), *held]]
         xs, low, high, value = _steps(x, shares)
         parts += [_svg.area(frame, xs, low, high, f"s{i}", "band"), _svg.line(frame, xs, value, f"s{i}")]
-        legend.append((f"s{i}", f"{s.title} ({s.noise})"))
+        legend.append((f"s{i}", s.noise if len(shown) == 1 else f"{s.title} ({s.noise})"))
     norms = dict.fromkeys(r.threat for s in shown for r in s.rows if r.subject == "smoothed")
     norm = " or ".join(norms) or "input"
     svg = _svg.chart(

@@ -102,6 +102,11 @@ def box(frame: Frame, x: int | float, half: int | float, low: int | float, high:
     return f'<rect class="f-{colour}" x="{at:.1f}" y="{top:.1f}" width="{2 * half:.1f}" height="{max(height, 0):.1f}"/>'
 
 
+def turned(names: Sequence[str]) -> bool:
+    """Whether names under an axis are too long to stand side by side, and are turned (which needs a ``bottom`` of 84)."""
+    return max((len(text) for text in names), default=0) > max(2, 44 // max(len(names), 1))
+
+
 def chart(
     frame: Frame, parts: Sequence[str], *, name: str, across: str, down: str, legend: Sequence[tuple[str, str]] = (),
     marks: Sequence[tuple[int | float, str]] | None = None,
@@ -121,13 +126,13 @@ def chart(
         y = frame.down(t)
         out.append(f'<path class="l-grid" d="M{left} {y:.1f}H{right}"/>')
         out.append(f'<text x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">{t:g}</text>')
-    long = marks is not None and max((len(text) for _, text in marks), default=0) > max(2, 44 // max(len(marks), 1))
+    long = marks is not None and turned([text for _, text in marks])
     for t, text in [(t, f"{t:g}") for t in ticks(*frame.x)] if marks is None else marks:
         x = frame.across(t)
         out.append(f'<path class="l-soft" d="M{x:.1f} {low}v3.5"/>')
-        text = escape(text if len(text) <= 12 else text[:11] + "…")
-        turned = f' text-anchor="end" transform="rotate(-40 {x:.1f} {low + 12})"' if long else ' text-anchor="middle"'
-        out.append(f'<text x="{x:.1f}" y="{low + (12 if long else 15)}"{turned}>{text}</text>')
+        text = escape(text if len(text) <= 10 else text[:9] + "…")
+        how = f' text-anchor="end" transform="rotate(-40 {x:.1f} {low + 12})"' if long else ' text-anchor="middle"'
+        out.append(f'<text x="{x:.1f}" y="{low + (12 if long else 15)}"{how}>{text}</text>')
     out.append(f'<path class="l-soft" d="M{left} {frame.top - 4}V{low}H{right}"/>')
     out += parts
     out.append(
