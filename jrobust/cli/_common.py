@@ -199,7 +199,7 @@ def command_of(name: str, config: Mapping[str, Any], function: Callable[..., Any
     words = ["jrobust", name]
     for option, parameter in inspect.signature(function).parameters.items():
         value = config.get(option)
-        if value is None or value == parameter.default:
+        if option not in config or value == parameter.default:
             continue
         flag = option.replace("_", "-")
         if isinstance(value, bool):

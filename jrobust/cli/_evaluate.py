@@ -103,7 +103,7 @@ def evaluate(
         _seeing(change, [net])[0], inputs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
         batch_size=batch_size, out=folder, progress=not quiet,
     )  # fmt: skip
-    title = Path(run).name if run is not None else str(model)
+    title = Path(run).name + (" (best)" if best else "") if run is not None else str(model)
     section = Section(
         title,
         rows_of(curve, model=title, seed=seed),

@@ -17,9 +17,9 @@ METRICS = "metrics.jsonl"
 
 
 def read_sections(directory: str | os.PathLike[str]) -> tuple[Section, ...]:
-    """The sections in a directory: its own (a result, a training run), then those of its sub-directories.
+    """The sections in a directory: its own (a result, a training run), then those of its sub-directories and of training runs among them.
 
-    Results inside a training run are about its model, whatever they call it.
+    Results inside a training run are about its model.
 
     Raises:
       ValueError: there are none, or one cannot be read.
@@ -28,13 +28,21 @@ def read_sections(directory: str | os.PathLike[str]) -> tuple[Section, ...]:
     folder = Path(directory)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no directory {os.fspath(directory)!r}")
-    found = [_read(f) for f in (folder, *sorted(folder.iterdir())) if _is_result(f)]
+    found = [s for f in (folder, *sorted(folder.iterdir())) if _is_result(f) for s in _with_inner(f, folder)]
     if not found:
         raise ValueError(f"{folder} holds no results: neither {SUMMARY} nor metrics.jsonl, nor does a folder inside it")
-    if (folder / METRICS).is_file():
-        whose = os.fspath(folder.resolve())
-        found = [dataclasses.replace(s, origin=whose) for s in found]
     return tuple(found)
+
+
+def _with_inner(place: Path, top: Path) -> list[Section]:
+    """A result, and where it is a training run the results inside."""
+    found = [_read(place)]
+    run = top if (top / METRICS).is_file() else place
+    if run == place != top and (run / METRICS).is_file():
+        found += [_read(f) for f in sorted(place.iterdir()) if _is_result(f)]
+    if (run / METRICS).is_file():
+        found = [dataclasses.replace(s, origin=os.fspath(run.resolve())) for s in found]
+    return found
 
 
 def _is_result(folder: Path) -> bool:

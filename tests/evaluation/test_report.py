@@ -462,3 +462,18 @@ def test_a_real_curve_all_the_way(tmp_path, key):
         assert (b.proven <= b.unbroken).all()
     assert "No contradiction" in words(made, tmp_path)
     assert made.costs[0].forwards > 0
+
+
+def test_results_inside_a_training_run_are_about_its_model(tmp_path):
+    run = tmp_path / "runs" / "ibp"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    config = {"command": "train", "dataset": "toy", "method": "ibp", "eps": 0.2, "model": {"name": "mlp"}}
+    (run / "config.json").write_text(json.dumps(config))
+    section("ibp", config={"run": "elsewhere/ibp"}).save(run / "evaluate-1")
+    for folder in (run, tmp_path / "runs"):
+        sections = read_sections(folder)
+        assert [len(s.rows) > 0 for s in sections] == [False, True]
+        (model,) = models_of(sections)
+        assert model.card == {"data set": "toy", "architecture": "mlp", "training": "ibp", "trained at eps": 0.2}
+        assert "By class at linf 0.2" in words(sections, tmp_path)  # where it was trained
