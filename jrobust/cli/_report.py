@@ -36,7 +36,7 @@ def _with_command(section: Section) -> Section:
     """A training run says what it was asked in its config alone."""
     if section.command or section.config.get("command") != "train":
         return section
-    return dataclasses.replace(section, command=_training(section.config))
+    return dataclasses.replace(section, command=_training({**section.config, "out": section.origin}))
 
 
 def _training(config: Mapping[str, Any]) -> str:

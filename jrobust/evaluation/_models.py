@@ -48,6 +48,7 @@ def models_of(sections: Sequence[Section]) -> tuple[Model, ...]:
 
 
 def _model(name: str, group: Sequence[Section]) -> Model:
+    group = sorted(group, key=lambda s: bool(s.smoothing) and not s.protocol)  # attacks and proofs first
     same: list[tuple[str | None, Outcomes]] = []  # joined where they are about the same examples
     for s in group:
         if s.outcomes is None:

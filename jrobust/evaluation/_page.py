@@ -73,7 +73,7 @@ def _model(m: Model, level: float) -> list[Block]:
         made = [block for s in m.sections for block in make(s)]
         if name == "Cost":
             out += _contradictions(m)
-        out += [Heading(3, name), *(made or [Text(missing, "missing")])]
+        out += [Heading(3, name), *(_joined(made) or [Text(missing, "missing")])]
     out.append(Heading(3, "To get this again"))
     commands = [s.command for s in m.sections if s.command]
     out += (
@@ -83,6 +83,26 @@ def _model(m: Model, level: float) -> list[Block]:
     out += [Text(v, "small") for v in versions] or [Text("Versions were not recorded.", "missing")]
     configs = tuple(Code(json.dumps(s.config, indent=1, default=str)) for s in m.sections if s.config)
     return [*out, *([Fold("configuration", configs)] if configs else [])]
+
+
+def _joined(blocks: Sequence[Block]) -> list[Block]:
+    """Drawings of several results in one row, tables with the same columns as one, no sentence twice."""
+    figures = tuple(f for b in blocks if isinstance(b, Figures) for f in b.figures)
+    out: list[Block] = [Figures(figures)] if figures else []
+    for b in blocks:
+        same = next((i for i, o in enumerate(out) if _alike(o, b)), None)
+        if same is not None and isinstance(b, Table):
+            before = out[same]
+            assert isinstance(before, Table)
+            out[same] = Table(b.columns, before.rows + b.rows, b.numeric, before.lines | {len(before.rows)})
+        elif not isinstance(b, Figures) and not (isinstance(b, Text) and b in out):
+            out.append(b)
+    return out
+
+
+def _alike(a: Block, b: Block) -> bool:
+    """Two tables of methods (others, such as of corruptions, belong to their result)."""
+    return isinstance(a, Table) and isinstance(b, Table) and a.columns == b.columns and a.columns[0] == "method"
 
 
 def _asked(m: Model) -> list[Block]:

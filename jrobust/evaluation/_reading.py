@@ -97,9 +97,10 @@ def card_of(config: Mapping[str, Any], *, parameters: int | None = None) -> dict
         known = ("name", "shape", "classes", "seed", "mean", "std")
         options = ", ".join(f"{k} {v}" for k, v in model.items() if k not in known)
         architecture = f"{model.get('name')} ({options})" if options else str(model.get("name"))
+    trained = "none" if config.get("method") == "natural" else config.get("eps")  # what it says then is for evaluations
     card = {
         "data set": config.get("dataset"), "architecture": architecture, "parameters": parameters, "training": config.get("method"),
-        "trained at eps": config.get("eps"), "epochs": config.get("epochs"), "batch size": config.get("batch_size"),
+        "trained at eps": trained, "epochs": config.get("epochs"), "batch size": config.get("batch_size"),
         "training examples": config.get("train_n"), "seed": config.get("seed"), "trained with jrobust": config.get("version"),
     }  # fmt: skip
     return {k: v for k, v in card.items() if v is not None}
