@@ -1,5 +1,6 @@
 """The plots of a report."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,15 +35,11 @@ def _sandwich(
     frame = _svg.Frame((0.0, most), (0.0, 1.0))
     parts, legend = [], []
     if below and above:
-        both = sorted({eps for eps, _ in (*below, *above)})
-        low, high = (
-            np.interp(both, [e for e, _ in side], [a.value for _, a in side]).tolist() for side in (below, above)
-        )
-        parts.append(_svg.area(frame, both, low, high, "open"))
+        parts.append(_svg.area(frame, *_band(below, above), "open"))
         legend.append(("open", "unknown"))
     for side, colour, label in ((above, "attack", "attack (at most)"), (below, "proof", "proof (at least)")):
         if side:
-            parts.append(_svg.line(frame, [e for e, _ in side], [a.value for _, a in side], colour))
+            parts.append(_svg.line(frame, *_staircase(side, late=colour == "attack"), colour))
             shift = 1.5 if colour == "proof" else -1.5
             parts += [_svg.whisker(frame, e, a.low, a.high, colour, shift) for e, a in side]
             parts += [_svg.dot(frame, e, a.value, colour, colour == "proof") for e, a in side]
@@ -59,7 +56,30 @@ def _sandwich(
         frame, parts, name=f"{title}: robust accuracy over the {threat} radius", across=f"{threat} radius",
         down="robust accuracy", legend=legend,
     )  # fmt: skip
-    return Figure(svg, f"Robust accuracy over the {threat} radius; n = {n}, {level:.0%} intervals.{missing}")
+    between = "Between the radii that were asked nothing follows but the steps."
+    return Figure(svg, f"Robust accuracy over the {threat} radius; n = {n}, {level:.0%} intervals. {between}{missing}")
+
+
+def _staircase(side: Sequence[tuple[float, Accuracy]], *, late: bool) -> tuple[list[float], list[float]]:
+    """What follows between radii: a ceiling holds until the next radius, a floor since the last one."""
+    xs, ys = [side[0][0]], [side[0][1].value]
+    for (left, before), (right, after) in itertools.pairwise(side):
+        xs += [right, right] if late else [left, right]
+        ys += [before.value, after.value] if late else [after.value, after.value]
+    return xs, ys
+
+
+def _band(
+    below: Sequence[tuple[float, Accuracy]], above: Sequence[tuple[float, Accuracy]]
+) -> tuple[list[float], list[float], list[float]]:
+    """Places, floors and ceilings between, wherever both are known."""
+    xs, low, high = [], [], []
+    for left, right in itertools.pairwise(sorted({eps for eps, _ in (*below, *above)})):
+        floor = next((a.value for eps, a in below if eps >= right), None)
+        ceiling = next((a.value for eps, a in reversed(above) if eps <= left), None)
+        if floor is not None and ceiling is not None:
+            xs, low, high = [*xs, left, right], [*low, floor, floor], [*high, ceiling, ceiling]
+    return xs, low, high
 
 
 def classes(

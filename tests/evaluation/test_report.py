@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import binomtest
 
 import jrobust as jr
+from jrobust._statistics import proportion
 from jrobust.evaluation import (
     Curve,
     Evaluation,
@@ -38,6 +39,7 @@ from jrobust.evaluation._models import models_of
 from jrobust.evaluation._outcomes import Outcomes, alarms, between
 from jrobust.evaluation._page import page
 from jrobust.evaluation._pictures import png
+from jrobust.evaluation._plots import _band, _staircase
 from jrobust.evaluation._protocol import boards, difference
 
 LABEL = np.array([0, 0, 1, 1, 1, 2])
@@ -238,6 +240,18 @@ def test_png_is_read_back_exactly():
         image = rng.integers(0, 256, (5, 7, channels)).astype(np.uint8)
         data = base64.b64decode(png(image / 255).split(",")[1])
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))).reshape(image.shape), image)
+
+
+def test_between_radii_only_the_steps_follow():
+    share = lambda value: proportion(round(4 * value), 4, side="lower")  # noqa: E731
+    below = [(0.0, share(1.0)), (0.2, share(0.5)), (0.4, share(0.25))]
+    above = [(0.0, share(1.0)), (0.1, share(0.75))]
+    assert _staircase(below, late=False) == ([0.0, 0.0, 0.2, 0.2, 0.4], [1.0, 0.5, 0.5, 0.25, 0.25])
+    assert _staircase(above, late=True) == ([0.0, 0.1, 0.1], [1.0, 1.0, 0.75])
+    xs, low, high = _band(below, above)
+    assert xs == [0.0, 0.1, 0.1, 0.2, 0.2, 0.4]
+    assert low == [0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert high == [1.0, 1.0, 0.75, 0.75, 0.75, 0.75]
 
 
 def test_corruptions_are_a_heat_map_with_numbers(tmp_path):
