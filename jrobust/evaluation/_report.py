@@ -38,6 +38,7 @@ def report(
       ValueError: no sections, or another ending.
 
     >>> import tempfile
+    >>> from jrobust.evaluation import Row
     >>> row = Row("net", "pgd", "linf", 0.1, "lower", 0.5, 0.4, 0.6, 100, 1.0, 0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     "at most" in report([Section("net", (row,))], Path(folder) / "r.html").read_text()
