@@ -68,8 +68,9 @@ def _standings(b: Board, alarmed: frozenset[str], level: float) -> Table:
         if any(a is not None for a in found):
             columns += [(name, [share_of(a) for a in found], True), (interval, [interval_of(a) for a in found], True)]
     columns.append(("n", [n_of(e.floor or e.ceiling) for *_, e in entries], True))
-    if any(e.above for *_, e in entries):
-        columns.append(("certainly beats", [", ".join(e.above) or "-" for *_, e in entries], False))
+    above = [() if e.title in alarmed else e.above for *_, e in entries]  # what is contradicted beats nothing
+    if any(above):
+        columns.append(("certainly beats", [", ".join(titles) or "-" for titles in above], False))
     rows = tuple(zip(*(cells for _, cells, _ in columns), strict=True))
     numeric = frozenset(i for i, (*_, right) in enumerate(columns) if right)
     first = frozenset(i for i, (_, k, *_) in enumerate(entries) if k == 0)

@@ -154,14 +154,15 @@ def _ranked(entries: Sequence[Standing]) -> tuple[Standing, ...]:
     return tuple(
         e._replace(
             rank=1 + values.index(v),
-            above=tuple(
-                o.title
-                for o in ordered
-                if o is not e and e.floor is not None and o.ceiling is not None and float(e.floor) > float(o.ceiling)
-            ),
+            above=tuple(o.title for o in ordered if o is not e and _beats(e.floor, o.ceiling)),
         )
         for e, v in zip(ordered, values, strict=True)
     )
+
+
+def _beats(floor: Accuracy | None, ceiling: Accuracy | None) -> bool:
+    """For certain: proofs that hold with a probability do not count."""
+    return floor is not None and ceiling is not None and floor.confidence == 1 and float(floor) > float(ceiling)
 
 
 def difference(a: Board, b: Board) -> str:

@@ -134,6 +134,8 @@ def test_an_alarm_is_at_the_top_in_red_and_across_results(tmp_path):
     assert "pgd breaks 1 example at linf 0.1 that crown certifies at linf 0.2: number 5" in unescape(text)
     assert "No contradiction" not in text
     assert json.loads(report(pair, tmp_path / "r.json").read_text())["entries"][0]["unreliable"] is True
+    both = words([*pair, better("good")], tmp_path)
+    assert "net (contradicted)" in both
     # of other examples nothing follows
     apart = [pair[0], section(curve=proven, x=np.ones((6, 2, 2, 1)))]
     assert 'class="alarm"' not in report(apart, tmp_path / "r.html").read_text()
@@ -296,6 +298,9 @@ def test_models_of_one_protocol_are_ranked():
     tie = boards([section("a"), section("c")])[0].standings["linf", 0.1]
     assert [s.rank for s in tie] == [1, 1]
     assert not any(s.above for s in tie)
+    likely = Curve(CURVE.eps, tuple(evaluation(e, attack=CORRECT, proof=[0] * 6, other=CORRECT) for e in (0.1, 0.2)))
+    (board,) = boards([section("a"), section("b", likely)])  # b's proofs hold with confidence 0.99 each
+    assert [(s.title, s.above) for s in board.standings["linf", 0.2]] == [("b", ()), ("a", ())]
 
 
 @pytest.mark.parametrize(
