@@ -14,7 +14,7 @@ _COMMANDS = {
     "attack": "make one perturbation for many examples: universal, or a patch to be printed",
     "certify": "certify a model by randomized smoothing",
     "verify": "prove or refute a VNN-LIB specification of an ONNX network",
-    "report": "put results on one HTML page",
+    "report": "the honest report on one model or several, as HTML, Markdown or JSON",
 }
 _EXTRA = "pip install 'jrobust[cli]'"
 # Mistakes of the caller: one line, no traceback. JROBUST_DEBUG=1 shows where it came from.

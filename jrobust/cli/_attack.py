@@ -115,7 +115,9 @@ def attack(
     found, s, threat = _CRAFT[method](net, jnp.asarray(xs[crafted]), jnp.asarray(ys[crafted]), key, options)
     noise = jax.random.normal(jax.random.fold_in(key, 1), s.center.shape, s.center.dtype)
     control = found._replace(perturbation=s.project(s.center + s.steepest(noise, relative=True)))
-    section = _judged(net, xs[judged], ys[judged], key, {method: found, "noise": control}, threat, target, config)
+    section = _judged(
+        net, xs[judged], ys[judged], key, {method: found, "noise": control}, threat, target, config, trained
+    )
     np.save(folder / "perturbation.npy", np.asarray(found.perturbation))
     np.save(folder / "crafted_on.npy", crafted)
     section.save(folder)
@@ -197,7 +199,7 @@ _CRAFT: dict[str, Any] = {
 
 def _judged(
     net: Any, x: np.ndarray, y: np.ndarray, key: Any, found: Mapping[str, Any], threat: tuple[str, float], target: int | None,
-    config: Mapping[str, Any],
+    config: Mapping[str, Any], trained: Mapping[str, Any],
 ) -> Section:  # fmt: skip
     """The accuracy left on held-out examples, clean and with each perturbation; a member of the set overstates the worst case's."""
     title = Path(config["run"]).name if config["run"] is not None else str(config["model"])
@@ -218,6 +220,7 @@ def _judged(
         versions=_common.versions(),
         config=config,
         notes=notes,
+        card=_common.card(trained or {"model": str(config["model"])}, net, x),
     )
 
 

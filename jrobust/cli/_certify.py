@@ -8,9 +8,9 @@ import jax
 
 import jrobust as jr
 from jrobust.cli import _common
-from jrobust.evaluation import Section, smoothed_rows
+from jrobust.evaluation import Section, smoothed_outcomes, smoothed_rows, smoothing_cost, smoothing_protocol
 from jrobust.evaluation._plots import write_radius_curve
-from jrobust.evaluation._sections import correct_radii
+from jrobust.evaluation._rows import correct_radii
 from jrobust.smoothing._plan import planned
 
 NOISES = {
@@ -66,7 +66,7 @@ def certify(
     if not 0 < sigma < math.inf:
         raise ValueError(f"--sigma is > 0 and finite, got {sigma}")
     planned(n0, n, alpha, target, runner_up)  # refused before a directory is made
-    model, x, y, _ = _common.load_run(run, split, examples, data_dir, "--examples")
+    model, x, y, trained = _common.load_run(run, split, examples, data_dir, "--examples")
     kind = "sigma" if noise == "gaussian" else noise
     asked = {"n0": (n0, 100), "alpha": (alpha, 1e-3), "target": (target, None), "runner-up": (runner_up, False)}
     unlike = [f"{name}{value}" for name, (value, usual) in asked.items() if value != usual]
@@ -89,7 +89,14 @@ def certify(
         command=_common.command_of("certify", config, certify),
         versions=_common.versions(),
         config=config,
-    )
+        card=_common.card(trained, model, x),
+        smoothing=smoothing_protocol(
+            x, y, certificate, seed=seed, runner_up=runner_up, target=target, dataset=trained.get("dataset"), split=split,
+            batch_size=batch_size,
+        ),
+        outcomes=smoothed_outcomes(certificate, y, radii),
+        costs=(smoothing_cost(certificate),),
+    )  # fmt: skip
     _common.show(section.rows)
     print(f"average certified {certificate.norm} radius (0 where wrong): {certificate.average_radius(y)}")
     section.save(folder)

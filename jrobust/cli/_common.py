@@ -12,13 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import tyro
 
 import jrobust as jr
+from jrobust._model import functional
 from jrobust._statistics import reads
-from jrobust.evaluation import Row
-from jrobust.evaluation._report import cells, threat_of
+from jrobust.evaluation import Cost, Row, card_of, read_sections
+from jrobust.evaluation._words import cells, threat_of
 
 
 def number(text: str) -> float:
@@ -175,13 +177,40 @@ def versions() -> dict[str, str]:
     return {"jrobust": jr.__version__, **{n: version(n) for n in names}, "python": platform.python_version()}
 
 
+def card(config: Mapping[str, Any], model: Any, x: np.ndarray) -> dict[str, Any]:
+    """What a model is: the config of its training, and how many numbers its arrays hold (those of its normalisation too)."""
+    leaves = jax.tree.leaves(functional(model, x[:1]).leaves)
+    return card_of(config, parameters=sum(int(np.size(a)) for a in leaves))
+
+
+def has_results(folder: Path | None) -> bool:
+    """Whether examples are done already: what is read back from disk takes no time worth telling."""
+    return folder is not None and any(folder.rglob("*.jsonl"))
+
+
+def kept(folder: Path | None, costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
+    """The costs that a finished run of the same question told, where it is asked again; else those given."""
+    if folder is None or not (folder / "summary.json").is_file():
+        return costs
+    try:
+        before = read_sections(folder)[0].costs
+    except ValueError:  # it is written anew
+        return costs
+    return before if [c[:4] for c in before] == [c[:4] for c in costs] else costs
+
+
 def command_of(name: str, config: Mapping[str, Any], function: Callable[..., Any]) -> str:
     """The command line that makes a result again, options at their default left out."""
     words = ["jrobust", name]
     for option, parameter in inspect.signature(function).parameters.items():
         value = config.get(option)
-        if value is not None and value != parameter.default:
-            words += ["--" + option.replace("_", "-"), *map(str, value if isinstance(value, tuple) else [value])]
+        if option not in config or value == parameter.default:
+            continue
+        flag = option.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join(words)
 
 

@@ -8,7 +8,7 @@ import jax
 
 import jrobust as jr
 from jrobust.cli import _common
-from jrobust.evaluation import CorruptionErrors, Row
+from jrobust.evaluation import CorruptionErrors, CorruptionRow, Row, corruption_rows
 
 SUITES = {
     "cifar-c": jr.corruptions.cifar_c,
@@ -60,4 +60,13 @@ def rows(result: CorruptionErrors, title: str, seed: int) -> tuple[Row, ...]:
     return tuple(
         Row(title, name, "none", 0.0, "exact", 1 - a.value, 1 - a.high, 1 - a.low, a.n, 1.0, seed, level=a.level)
         for name, a in numbers
+    )
+
+
+def cells(result: CorruptionErrors) -> tuple[CorruptionRow, ...]:
+    """What a report draws as a heat map."""
+    return corruption_rows(
+        {"corruption": name, "severity": s, "n": result.n, "errors": int(wrong.sum())}
+        for name, all_of in result.wrong.items()
+        for s, wrong in zip(result.severities[name], all_of, strict=True)
     )

@@ -13,9 +13,21 @@ import jrobust as jr
 from jrobust import nnx
 from jrobust.cli import _common
 from jrobust.cli._evaluate import gallery_of
-from jrobust.evaluation import Section, rows_of, smoothed_rows
-from jrobust.evaluation._sections import correct_radii, notes_of, read_metrics
+from jrobust.evaluation import (
+    Section,
+    costs_of,
+    outcomes_of,
+    protocol_of,
+    rows_of,
+    smoothed_outcomes,
+    smoothed_rows,
+    smoothing_cost,
+    smoothing_protocol,
+)
+from jrobust.evaluation._reading import read_metrics
+from jrobust.evaluation._rows import correct_radii, notes_of
 
+_METHODS = {"standard": "natural", "adversarial": "pgd", "certified": "ibp"}
 _BATCH, _SIGMA, _WIDTHS = 128, 0.25, (128, 64)
 
 
@@ -52,6 +64,7 @@ def demo(
     folder = jr.training.start_run(out, config, resume=True)
     oracles = _common.oracles(("pgd", "ibp", "crown"), steps=20, restarts=5)
     origin = {"command": _common.command_of("demo", {**config, "out": out}, demo), "versions": _common.versions()}
+    where = {"dataset": "digits", "split": "test", "seed": seed}
     sections = []
     with _compile_times() as times:
         for i, title in enumerate(("standard", "adversarial", "certified")):
@@ -59,6 +72,7 @@ def demo(
             _common.say(
                 f"[{3 * i + 2}/9] {title}: attacking and certifying {len(x)} test examples at {len(radii)} radii"
             )
+            again = _common.has_results(folder / title / "evaluation")
             curve = jr.evaluation.curve(
                 model, x, y, threat=threat, eps=radii, oracles=oracles, key=jax.random.key(seed), batch_size=512,
                 out=folder / title / "evaluation",
@@ -79,6 +93,16 @@ def demo(
                 gallery=gallery_of(curve, model, x, y),
                 config=config,
                 notes=notes_of(curve),
+                card=_common.card({**jr.training.read_config(folder / title), "method": _METHODS[title]}, model, x),
+                protocol=protocol_of(
+                    x, y, threat=threat, eps=radii, oracles=oracles, batch_size=512, box="[0, 1]", **where
+                ),
+                smoothing=smoothing_protocol(x, y, certificate, batch_size=20_000, **where),
+                outcomes=outcomes_of(curve, y).joined(smoothed_outcomes(certificate, y, (_SIGMA,))),
+                costs=_common.kept(
+                    folder / title if again else None,
+                    (*costs_of(curve, seconds=not again), smoothing_cost(certificate)),
+                ),
                 **origin,
             )
             section.save(folder / title)

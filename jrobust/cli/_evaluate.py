@@ -14,10 +14,10 @@ import numpy as np
 
 import jrobust as jr
 from jrobust.cli import _common, _corruptions
-from jrobust.evaluation import Curve, Gallery, Section, rows_of
+from jrobust.evaluation import Curve, Gallery, Section, costs_of, outcomes_of, protocol_of, rows_of
 from jrobust.evaluation._checks import check_data
 from jrobust.evaluation._corruptions import planned
-from jrobust.evaluation._sections import notes_of
+from jrobust.evaluation._rows import notes_of
 
 
 def evaluate(
@@ -114,11 +114,12 @@ def evaluate(
     folder = _folder(out, run, config)
     if folder is not None:
         jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
+    again = _common.has_results(folder)
     curve = jr.evaluation.curve(
         _seeing(change, [net])[0], inputs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
         batch_size=batch_size, out=folder, progress=not quiet,
     )  # fmt: skip
-    title = Path(run).name if run is not None else str(model)
+    title = Path(run).name + (" (best)" if best else "") if run is not None else str(model)
     section = Section(
         title,
         rows_of(curve, model=title, seed=seed),
@@ -127,7 +128,15 @@ def evaluate(
         versions=_common.versions(),
         config=config,
         notes=notes_of(curve),
-    )
+        card=_common.card(trained or {"model": str(model)}, net, xs) | ({"checkpoint": "best on held-out images"} if best else {}),
+        protocol=protocol_of(
+            inputs, ys, threat=threat, eps=radii, oracles=oracles, seed=seed, dataset=trained.get("dataset"),
+            split=split if run is not None else None, nested=nested, batch_size=batch_size,
+            box="[0, 1]" if change is None else None, **_unusual(transform, surrogate, substitute),
+        ),
+        outcomes=outcomes_of(curve, ys),
+        costs=_common.kept(folder if again else None, costs_of(curve, seconds=not again)),
+    )  # fmt: skip
     _common.show(section.rows, section.notes)
     if folder is not None:
         section.save(folder)
@@ -163,6 +172,7 @@ def _corrupted(config: dict[str, Any]) -> Section:
         command=_common.command_of("evaluate", config, evaluate),
         versions=_common.versions(),
         config=config,
+        corruptions=_corruptions.cells(result),
     )
     _common.show(section.rows)
     if folder is not None:
@@ -170,6 +180,12 @@ def _corrupted(config: dict[str, Any]) -> Section:
         result.save(folder, model=title, suite=suite, seed=o.seed)
         print(f"saved in {folder}; next: jrobust report {folder}")
     return section
+
+
+def _unusual(transform: str | None, surrogate: tuple[str, ...], substitute: str | None) -> dict[str, Any]:
+    """What a reader of the protocol must know besides."""
+    given = {"transform": transform, "surrogates": list(surrogate) or None, "substitute": substitute}
+    return {k: v for k, v in given.items() if v is not None}
 
 
 def _for_transform(

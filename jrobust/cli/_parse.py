@@ -11,11 +11,15 @@ import tyro
 
 
 def _commands(argv: list[str]) -> dict[str, Callable[..., Any]]:
-    """The commands by name. ``verify`` runs against a clock: where it is asked for, the others' libraries stay away."""
+    """The commands by name. Where ``verify`` (which runs against a clock) or ``report`` is asked for, the others' libraries stay away."""
     from jrobust.cli._verify import verify
 
     if argv[:1] == ["verify"]:
         return {"verify": verify}
+    if argv[:1] == ["report"]:
+        from jrobust.cli._report import report
+
+        return {"report": report}
     from jrobust.cli._attack import attack
     from jrobust.cli._certify import certify
     from jrobust.cli._demo import demo

@@ -3,15 +3,15 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jrobust.evaluation._results import Curve, Evaluation
+from jrobust.evaluation._outcomes import Outcomes
 
-SUMMARY, GALLERY = "summary.json", "gallery.npz"
+SUMMARY, GALLERY, OUTCOMES = "summary.json", "gallery.npz", "outcomes.npz"
 
 
 class Row(NamedTuple):
@@ -66,9 +66,50 @@ class Gallery(NamedTuple):
     caption: str
 
 
+class Cost(NamedTuple):
+    """What one method cost at one radius.
+
+    Attributes:
+      name: the method; "all together" where only the whole was timed.
+      threat, eps: the set.
+      n: examples that it was asked about (an attack is not asked about those already wrong).
+      forwards, backwards: passes through the model, one example each; None where they are not counted.
+      seconds: wall time, compilation included; None where it was not measured.
+    """
+
+    name: str
+    threat: str
+    eps: float
+    n: int
+    forwards: int | None = None
+    backwards: int | None = None
+    seconds: float | None = None
+
+
+class CorruptionRow(NamedTuple):
+    """The error under one corruption at one severity; counted, about these images: it bounds nothing.
+
+    Attributes:
+      corruption: its name.
+      severity: 1 to 5; 0 is the clean image.
+      error: share of images classified wrong.
+      low, high: its interval at ``level``.
+      n: images.
+      level: of the interval.
+    """
+
+    corruption: str
+    severity: int
+    error: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One model in a report.
+    """One model in a report, or one result about it: sections of the same ``title`` and ``origin`` are about one model.
 
     Attributes:
       title: its name.
@@ -79,6 +120,13 @@ class Section:
       gallery: images.
       command, versions, config: how to get it again.
       notes: what a reader must know (contradictions, rejected claims).
+      card: what the model is: dataset, architecture, method, eps, epochs, seed, parameters.
+      protocol, smoothing: what was asked, by `protocol_of` and `smoothing_protocol`.
+      outcomes: every answer about every example.
+      costs: passes and seconds.
+      corruptions: errors by corruption and severity, by `corruption_rows`.
+      classes: names of the classes.
+      origin: whose results these are, where two models have one title.
     """
 
     title: str
@@ -91,125 +139,30 @@ class Section:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    smoothing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    outcomes: Outcomes | None = None
+    costs: tuple[Cost, ...] = ()
+    corruptions: tuple[CorruptionRow, ...] = ()
+    classes: tuple[str, ...] = ()
+    origin: str = ""
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write ``summary.json`` (and ``gallery.npz``) into a directory, whole or not at all."""
+        """Write ``summary.json`` (with ``gallery.npz`` and ``outcomes.npz``) into a directory, whole or not at all."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("gallery", "rows")}
+        apart = ("gallery", "outcomes", "origin", *LISTS)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
+        if self.outcomes is not None:
+            self.outcomes.save(folder / OUTCOMES)
         if self.gallery is not None:
             np.savez_compressed(folder / GALLERY, allow_pickle=False, **self.gallery._asdict())
         unfinished = folder / f".{SUMMARY}"
-        unfinished.write_text(json.dumps({**fields, "rows": [r._asdict() for r in self.rows]}, indent=1, default=str))
+        lists = {name: [r._asdict() for r in getattr(self, name)] for name in LISTS}
+        unfinished.write_text(json.dumps({**fields, **lists}, indent=1, default=str))
         os.replace(unfinished, folder / SUMMARY)
         return folder / SUMMARY
 
 
-def rows_of(evaluation: Evaluation | Curve, *, model: str, seed: int, level: float = 0.95) -> tuple[Row, ...]:
-    """The numbers of an `Evaluation`, or of every radius of a `Curve` (clean accuracy once); estimates bound nothing and give none.
-
-    >>> import jax, jax.numpy as jnp, jrobust as jr
-    >>> ev = jr.evaluate(lambda x: x, jnp.array([[0.2, 0.8]]), jnp.array([1]), threat=jr.sets.linf(0.1), oracles={},
-    ...                  key=jax.random.key(0))
-    >>> rows_of(ev, model="identity", seed=0)[0].side
-    'exact'
-    """
-    evaluations = evaluation.evaluations if isinstance(evaluation, Curve) else (evaluation,)
-    rows = []
-    for i, ev in enumerate(evaluations):
-        threat, _, eps = ev.threat.partition(" ")
-        for r in ev.results.values():
-            if r.side == "estimate" or (r.name == "clean" and i):
-                continue
-            a, clean = r.accuracy(level), r.name == "clean"
-            where = ("none", 0.0) if clean else (threat, float(eps.split("..")[-1].split(",")[0]))
-            rows.append(
-                Row(model, r.name, *where, a.side, a.value, a.low, a.high, a.n, a.confidence, seed, level=level)
-            )
-    return tuple(rows)
-
-
-def smoothed_rows(
-    certificate: Any, y: Any, *, model: str, seed: int, radii: Sequence[float], level: float = 0.95
-) -> tuple[Row, ...]:
-    """Certified accuracy at some radii and the median certified radius (with its exact order-statistic interval)."""
-    from scipy.stats import binom
-
-    rows = []
-    for radius, a in zip(radii, certificate.curve(y, radii, level=level), strict=True):
-        name = f"smoothing {certificate.noise}"
-        rows.append(
-            Row(model, name, certificate.norm, float(radius), a.side, a.value, a.low, a.high, a.n, a.confidence, seed,
-                subject="smoothed", level=level)
-        )  # fmt: skip
-    ordered = np.sort(correct_radii(certificate, y))
-    n = len(ordered)
-    below = int(binom.ppf((1 - level) / 2, n, 0.5))  # P(X < below) <= tail, X examples below the median
-    low = float(ordered[below - 1]) if below >= 1 else 0.0
-    high = float(ordered[n - below]) if below >= 1 else float("inf")
-    rows.append(
-        Row(model, "median certified radius", certificate.norm, 0.0, certificate.side, float(np.median(ordered)), low, high,
-            n, certificate.confidence, seed, "radius", "smoothed", level)
-    )  # fmt: skip
-    return tuple(rows)
-
-
-def correct_radii(certificate: Any, y: Any) -> np.ndarray:
-    """Certified radii [N], 0 where the smoothed classifier abstains or is wrong."""
-    return np.where(np.asarray(certificate.prediction) == np.asarray(y), certificate.radius, 0.0)
-
-
-def notes_of(evaluation: Evaluation | Curve) -> tuple[str, ...]:
-    """Contradictions and rejected claims, as the tables print them."""
-    return tuple(evaluation.table().notes)
-
-
-def read_sections(directory: str | os.PathLike[str]) -> tuple[Section, ...]:
-    """The sections in a directory: its own (a result, a training run), then those of its sub-directories.
-
-    Raises:
-      ValueError: there are none, or one cannot be read.
-      FileNotFoundError: no such directory.
-    """
-    folder = Path(directory)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no directory {os.fspath(directory)!r}")
-    found = [_read(f) for f in (folder, *sorted(folder.iterdir())) if _is_result(f)]
-    if not found:
-        raise ValueError(f"{folder} holds no results: neither {SUMMARY} nor metrics.jsonl, nor does a folder inside it")
-    return tuple(found)
-
-
-def _is_result(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (SUMMARY, "metrics.jsonl"))
-
-
-def _read(folder: Path) -> Section:
-    try:
-        section = Section(folder.name)
-        if (folder / SUMMARY).is_file():
-            data = json.loads((folder / SUMMARY).read_text())
-            rows = tuple(Row(**row) for row in data.pop("rows"))
-            lists = {k: tuple(data[k]) for k in ("radii", "losses", "notes")}
-            section = Section(**{**data, **lists, "rows": rows})
-        if (folder / "config.json").is_file() and not section.config:
-            section = dataclasses.replace(section, config=json.loads((folder / "config.json").read_text()))
-        if (folder / "metrics.jsonl").is_file():
-            section = dataclasses.replace(section, losses=read_metrics(folder / "metrics.jsonl"))
-        if (folder / GALLERY).is_file():
-            with np.load(folder / GALLERY, allow_pickle=False) as file:
-                section = dataclasses.replace(section, gallery=Gallery(**{**file, "caption": str(file["caption"])}))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder} cannot be read as a result: {error}") from error
-    return section
-
-
-def read_metrics(path: str | os.PathLike[str]) -> tuple[dict[str, Any], ...]:
-    """The whole lines of a metrics.jsonl (a killed run may have left half a line at the end)."""
-    lines = []
-    for text in Path(path).read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return tuple(lines)
+LISTS: dict[str, Any] = {"rows": Row, "costs": Cost, "corruptions": CorruptionRow}

@@ -1,5 +1,6 @@
 """The commands end to end, in this process: what a good call leaves behind, and that a bad one costs one line."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -94,7 +95,9 @@ def test_evaluate_a_function_on_arrays(here, capsys):
     page = Path("page.html").read_text()
     assert "&lt;mine&gt;" in page
     assert "<mine>" not in page
-    assert "data:image/svg+xml" in page
+    assert "<svg" in page
+    assert "No contradiction" in page
+    assert "attack pgd" in page
     assert "http://" not in page
 
 
@@ -289,3 +292,25 @@ def test_interrupted_evaluation_goes_on(here):
     assert main([*words[:-1], "whole"]) == 0
     rows = [json.loads(Path(folder, "summary.json").read_text())["rows"] for folder in ("result", "whole")]
     assert rows[0] == rows[1]
+
+
+def test_the_command_of_a_result_can_be_typed():
+    from jrobust.cli import _common
+    from jrobust.cli._evaluate import evaluate
+    from jrobust.cli._parse import parse
+    from jrobust.cli._report import _training
+    from jrobust.cli._train import Train
+
+    given = {"run": "r", "eps": (0.1, 0.2), "nested": True, "quiet": True, "oracle": ("clean", "pgd")}
+    words = _common.command_of("evaluate", given, evaluate).split()[1:]
+    assert "--nested" in words
+    assert "True" not in words
+    call = parse(words, "")
+    assert {k: call.keywords[k] for k in given} == given
+    config = dataclasses.asdict(Train(method="ibp", ema=True, epochs=3, drops=(0.5,), clip_norm=None))
+    said = _training(
+        {**config, "model": {"name": "mlp", "shape": [8, 8, 1]}, "drops": [0.5], "command": "train"}
+    ).split()[1:]
+    assert parse(said, "").__self__ == Train(
+        method="ibp", ema=True, epochs=3, drops=(0.5,), clip_norm=None, model="mlp"
+    )

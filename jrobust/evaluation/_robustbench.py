@@ -1,0 +1,97 @@
+"""A report as data: entries in RobustBench's format of a model, each with our own sides and intervals beside it."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jrobust.evaluation._models import Model
+from jrobust.evaluation._rows import accuracy_of, sides_of
+from jrobust.evaluation._sections import Section
+
+_FOOTNOTE = "Written by jrobust; percentages as RobustBench writes them, null is not measured or not known."
+
+
+def robustbench(models: Sequence[Model], title: str, level: float = 0.95) -> str:
+    """JSON text: ``entries``, one for each model, threat and radius.
+
+    The keys ``name``, ``authors``, ``venue``, ``link``, ``dataset``, ``architecture``, ``eps``, ``additional_data``,
+    ``number_forward_passes``, ``clean_acc``, ``reported``, ``autoattack_acc``, ``external``, ``unreliable``, ``footnote`` are those of the
+    files in RobustBench's folder model_info, accuracies as strings in percent. ``autoattack_acc`` is there only where an oracle called
+    autoattack was asked, ``external`` where another attack left less or was the only one; ``unreliable`` is true where an attack
+    contradicts a certificate. Under ``jrobust`` stand the threat, both sides as shares with n, interval and confidence, and the protocol.
+
+    Deviations:
+      RobustBench has a file a model and one eps a folder; here a list. Who wrote the model is not known and null.
+
+    References:
+      Croce et al. RobustBench: a standardized adversarial robustness benchmark. NeurIPS 2021 (Datasets and Benchmarks).
+    """
+    entries = [entry for m in models for entry in _entries(m, level)]
+    document = {"format": "jrobust-report-1", "title": title, "entries": entries, "models": [_model(m) for m in models]}
+    return json.dumps(document, indent=1, default=str, allow_nan=False) + "\n"
+
+
+def _entries(m: Model, level: float) -> list[dict[str, Any]]:
+    return [
+        _entry(m, s, subject, threat, *sides)
+        for s in m.sections
+        for subject in ("model", "smoothed")
+        for threat, known in sides_of(s, subject, level).items()
+        for sides in known
+    ]
+
+
+def _entry(m: Model, s: Section, subject: str, threat: str, eps: float, floor: Any, ceiling: Any) -> dict[str, Any]:
+    model = subject == "model"
+    protocol = dict(s.protocol if model else s.smoothing)
+    clean = next((accuracy_of(r) for r in s.rows if model and r.threat == "none" and r.quantity == "accuracy"), None)
+    here = [r for r in s.rows if (r.threat, r.eps, r.subject, r.quantity) == (threat, eps, subject, "accuracy")]
+    left = {r.name: r.value for r in here if r.side in ("lower", "exact")}
+    auto, others = left.pop("autoattack", None), min(left.values(), default=None)
+    measured = {} if auto is None else {"autoattack_acc": _percent(auto)}
+    if others is not None and (auto is None or others < auto):
+        measured["external"] = _percent(others)
+    return {
+        "link": None, "name": m.name, "authors": None, "venue": None, "additional_data": None,
+        "number_forward_passes": 1 if model else protocol.get("draws"),
+        "dataset": protocol.get("dataset") or m.card.get("data set"), "architecture": m.card.get("architecture"), "eps": f"{eps:g}",
+        "clean_acc": None if clean is None else _percent(clean.value), "reported": None, **measured, "footnote": _FOOTNOTE,
+        "unreliable": bool(m.alarms),
+        "jrobust": {
+            "threat": threat, "eps": eps, "subject": subject, "at_least": _accuracy(floor), "at_most": _accuracy(ceiling),
+            "clean": _accuracy(clean), "protocol": protocol or None,
+        },
+    }  # fmt: skip
+
+
+def _model(m: Model) -> dict[str, Any]:
+    return {
+        "name": m.name, "card": m.card, "rows": [_finite(r._asdict()) for s in m.sections for r in s.rows],
+        "costs": [c._asdict() for s in m.sections for c in s.costs],
+        "corruptions": [c._asdict() for s in m.sections for c in s.corruptions], "contradictions": [str(a) for a in m.alarms],
+        "pairs_checked": m.checked, "notes": m.notes, "commands": [s.command for s in m.sections if s.command],
+        "versions": [dict(s.versions) for s in m.sections if s.versions],
+    }  # fmt: skip
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: an open end of an interval is null."""
+    return {k: None if isinstance(v, float) and abs(v) == float("inf") else v for k, v in row.items()}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _accuracy(a: Any) -> dict[str, Any] | None:
+    if a is None:
+        return None
+    return {
+        "value": a.value,
+        "low": a.low,
+        "high": a.high,
+        "level": a.level,
+        "n": a.n,
+        "side": a.side,
+        "confidence": a.confidence,
+    }
