@@ -309,7 +309,8 @@ def filter_normalised(key: Any, weights: Any) -> Any:
         own, drawn = (jnp.sqrt(jnp.sum(a * a, axis=axes, keepdims=True)) for a in (w, d))
         return d * own / (drawn + 1e-10)
 
-    return jax.tree.map(one, normal_like(key, weights), weights)
+    # a module initialised from the same seed drew the same numbers: the direction would be the weights themselves
+    return jax.tree.map(one, normal_like(jax.random.fold_in(key, 0x57E1), weights), weights)
 
 
 def _is_weight(leaf: Any) -> bool:

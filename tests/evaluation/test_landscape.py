@@ -105,6 +105,7 @@ def test_filters_keep_their_norm(key):
     np.testing.assert_allclose(
         jnp.linalg.norm(d.reshape(-1, 3), axis=0), jnp.linalg.norm(kernel.reshape(-1, 3), axis=0), rtol=1e-5
     )
+    # the module was initialised from the same seed: the direction must not be its weights
     assert abs(float(jnp.vdot(d, kernel))) < 0.9 * float(jnp.vdot(kernel, kernel))
 
 
