@@ -39,6 +39,7 @@ def evaluate(
     batch_size: int = 256,
     seed: int = 0,
     best: bool = False,
+    shard: str | None = None,
     out: str | None = None,
     quiet: bool = False,
 ) -> Section:
@@ -72,10 +73,15 @@ def evaluate(
       batch_size: examples at once.
       seed: of the attacks.
       best: of --run, the model that was best on held-out images (trained with --held-out) instead of the last.
+      shard: INDEX/COUNT, such as 0/3: do every third example from the first on, and leave the others to other processes, on any machines
+        that see the same directory. Done or not, the same command without --shard puts all together and does the rest.
       out: directory for the results; by default one inside the run (none with --model).
       quiet: no progress bar.
     """
     config: dict[str, Any] = {"command": "evaluate", **locals()}
+    mine = _common.shard(config.pop("shard"))
+    if mine is not None and run is None and out is None:
+        raise ValueError("--shard needs a directory for the results, which all processes see: --out DIR (or --run)")
     change = None if transform is None else _common.transform(transform)
     if change is not None:
         oracle, eps = _for_transform(oracle, eps or (1.0,), norm)
@@ -100,8 +106,10 @@ def evaluate(
         jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
     curve = jr.evaluation.curve(
         _seeing(change, [net])[0], inputs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
-        batch_size=batch_size, out=folder, progress=not quiet,
+        batch_size=batch_size, shard=mine, out=folder, progress=not quiet,
     )  # fmt: skip
+    if mine is not None:  # of other examples the gallery and the numbers are others'
+        xs, ys = xs[mine[0] :: mine[1]], ys[mine[0] :: mine[1]]
     title = Path(run).name if run is not None else str(model)
     section = Section(
         title,
@@ -113,7 +121,11 @@ def evaluate(
         notes=notes_of(curve),
     )
     _common.show(section.rows, section.notes)
-    if folder is not None:
+    if mine is not None:
+        print(
+            f"shard {shard}: {len(ys)} examples are in {folder}; next: the same command without --shard puts all together"
+        )
+    elif folder is not None:
         section.save(folder)
         print(f"saved in {folder}; next: jrobust report {folder}")
     return section

@@ -38,10 +38,11 @@ def start_run(
     if run.exists() and not run.is_dir():
         raise ValueError(f"{run} is a file; a run needs a directory")
     if not (run / CONFIG).exists():
-        if run.exists() and any(run.iterdir()):
+        if run.exists() and any(not path.name.startswith(f".{CONFIG}") for path in run.iterdir()):
             raise ValueError(f"{run} is not empty and is no run (it has no {CONFIG}); choose another directory")
         run.mkdir(parents=True, exist_ok=True)
-        unfinished = run / f".{CONFIG}"  # renamed when whole: a run never has half a config
+        # renamed when whole: a run never has half a config; processes that start at once write the same one
+        unfinished = run / f".{CONFIG}.{os.getpid()}"
         unfinished.write_text(json.dumps(config, indent=1))
         os.replace(unfinished, run / CONFIG)
         return run
