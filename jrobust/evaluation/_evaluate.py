@@ -58,7 +58,8 @@ def evaluate(
       mesh: a ``jax.sharding.Mesh`` of this process's devices: examples are spread over all its axes, parameters replicated.
       shard: (index, count): one of several processes, which does the examples i with ``i % count == index`` and returns only them. With
         ``out`` (one directory that all see) each writes files of its own; the same call without ``shard`` then takes over what is
-        there, does what is missing, and returns all. No process waits for another, and one that was killed is started again.
+        there, does what is missing, and returns all. No process waits for another, and one that was killed is started again. Under
+        `jax.distributed` its death ends the other processes too (what they wrote is kept); shards do not need it.
       out: a directory to which every finished batch is written. The same call on the same directory goes on where it stopped
         (Ctrl-C, kill, full disk); another call is refused.
       progress: draw a bar with rate and time left (needs rich).

@@ -61,7 +61,8 @@ def certify(
       mesh: a ``jax.sharding.Mesh`` over which each batch of draws is spread; over several processes all of them make the call.
       shard: (index, count): one of several processes that do not wait for each other; this one certifies the examples i with
         ``i % count == index`` and returns only them. With ``out`` each writes files of its own; the same call without ``shard`` takes
-        over what is there, does what is missing, and returns all. A mesh is then of this process's devices.
+        over what is there, does what is missing, and returns all. A mesh is then of this process's devices. Under `jax.distributed` the
+        death of one process ends the others (what they wrote is kept); shards do not need it.
       out: a directory to which results are written; the same call goes on where it stopped, another call is refused.
       progress: draw a bar with rate and time left (needs rich).
 

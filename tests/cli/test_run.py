@@ -1,10 +1,12 @@
-"""Commands on a trained run: shards put together."""
+"""Commands on a trained run: shards put together, protocols and their leaderboard."""
 
+import dataclasses
 import json
 
 import pytest
 
 from jrobust.cli import main
+from jrobust.evaluation import PROTOCOLS
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +56,37 @@ def test_a_shard_needs_a_directory(capsys):
     words = "evaluate --model m:f --x x.npy --y y.npy --eps 0.1 --shard 0/2"
     assert main(words.split()) == 2
     assert "--out DIR" in capsys.readouterr().err
+
+
+def test_bench_keeps_a_leaderboard(run, capsys, tmp_path, monkeypatch):
+    protocol = dataclasses.replace(PROTOCOLS["verified-digits"], n=12)
+    monkeypatch.setattr("jrobust.cli._bench.PROTOCOLS", {protocol.name: protocol})
+    board = str(tmp_path / "board.jsonl")
+    words = ["bench", "verified-digits", "--run", str(run), "--leaderboard", board, "--quiet"]
+    assert main(words) == 0
+    assert "added to" in capsys.readouterr().out
+    assert main(words) == 0  # answers are read from disk, the model is there already
+    assert "nothing added" in capsys.readouterr().out
+    assert main(["bench", "--table", board]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("### verified-digits v1")
+    assert "| 1 | net | model mlp, method natural" in table
+    monkeypatch.setattr("jrobust.cli._bench.PROTOCOLS", {protocol.name: dataclasses.replace(protocol, version=2)})
+    assert main(words) == 2
+    assert "would mix verified-digits v1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["linf-digit"], "unknown protocol 'linf-digit'; did you mean 'linf-digits'"),
+        ([], "unknown protocol"),
+        (["linf-digits"], "--run DIR"),
+        (["linf-mnist", "--run", "RUN"], "linf-mnist v1 is about mnist"),
+        (["linf-digits", "--table", "x"], "leave SUITE and --run out"),
+        (["--table", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_bad_benches_cost_one_line(run, words, message, capsys):
+    assert main(["bench", *(str(run) if w == "RUN" else w for w in words)]) == 2
+    assert message in capsys.readouterr().err
