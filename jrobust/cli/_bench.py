@@ -1,6 +1,7 @@
 """``jrobust bench``: named protocols on trained runs, and the leaderboards they make."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jrobust as jr
 from jrobust._digest import digest
 from jrobust._model import functional
 from jrobust.cli import _common
+from jrobust.cli._methods import SMOOTHED
 from jrobust.evaluation import PROTOCOLS, Entry, add_entry, read_entries, run_protocol
 from jrobust.evaluation import leaderboard as markdown
 from jrobust.evaluation._protocols import place_of
@@ -66,9 +68,7 @@ def _asked(protocol: Any, folder: str, data_dir: str | None, batch_size: int, qu
     model, x, y, config = _common.load_run(folder, "test", None, data_dir)
     place, title, began = place_of(folder, protocol), Path(folder).name, time.monotonic()
     rows = run_protocol(protocol, model, x, y, title=title, out=place, batch_size=batch_size, progress=not quiet)
-    kept = {k: config[k] for k in ("method", "eps", "sigma", "epochs", "seed") if config.get(k) is not None}
-    name = config["model"].get("name") if isinstance(config.get("model"), dict) else None
-    trained = {"model": name, **kept} if name else kept
+    trained = _trained(config)
     weights = digest(functional(model, x[:1]))
     return Entry(
         protocol,
@@ -80,3 +80,17 @@ def _asked(protocol: Any, folder: str, data_dir: str | None, batch_size: int, qu
         round(time.monotonic() - began, 1),
         _common.versions(),
     )
+
+
+def _trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's config says of how the model was made, as far as its method reads it."""
+    method = config.get("method")
+    unread = ("eps",) if method in (*SMOOTHED, "natural") else ()
+    unread += () if method in SMOOTHED else ("sigma",)
+    kept = {
+        k: config[k]
+        for k in ("method", "eps", "sigma", "epochs", "seed")
+        if k not in unread and config.get(k) is not None
+    }
+    net = config.get("model")
+    return {"model": net["name"], **kept} if isinstance(net, dict) and "name" in net else kept

@@ -131,15 +131,15 @@ def _table(p: Protocol, entries: Sequence[Entry]) -> str:
     asked = ", ".join(f"{k} {_said(v)}" for k, v in p.asked)
     what = f"The first {p.n} test images of {p.dataset}; {asked}; seed {p.seed}; protocol `{p.fingerprint}`."
     order = f"Ranked by {p.ranked}, {'more' if p.higher else 'less'} is better."
-    lines = [f"### {p.title}", "", f"{what} {order}", "", f"| rank | model | trained | {' | '.join(heads)} | seconds |"]
-    lines.append("|" + "---|" * (4 + len(heads)))
+    lines = [f"### {p.title}", "", f"{what} {order}", "", f"| rank | model | trained | {' | '.join(heads)} |"]
+    lines.append("|" + "---|" * (3 + len(heads)))
     for e in entries:
         rank = 1 + sum(
             (o.ranked.value > e.ranked.value) == p.higher and o.ranked.value != e.ranked.value for o in entries
         )
         cells = {(r.name, r.eps): f"{r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in e.rows}
         trained = ", ".join(f"{k} {_said(v)}" for k, v in e.trained.items())
-        row = [str(rank), _safe(e.model), _safe(trained), *(cells.get(key, "") for key in names), f"{e.seconds:.0f}"]
+        row = [str(rank), _safe(e.model), _safe(trained), *(cells.get(key, "") for key in names)]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 

@@ -59,21 +59,22 @@ def test_a_shard_needs_a_directory(capsys):
 
 
 def test_bench_keeps_a_leaderboard(run, capsys, tmp_path, monkeypatch):
-    protocol = dataclasses.replace(PROTOCOLS["verified-digits"], n=12)
+    protocol = PROTOCOLS["smoothing-digits"]
+    protocol = dataclasses.replace(protocol, n=12, asked=tuple((dict(protocol.asked) | {"draws": 50}).items()))
     monkeypatch.setattr("jrobust.cli._bench.PROTOCOLS", {protocol.name: protocol})
     board = str(tmp_path / "board.jsonl")
-    words = ["bench", "verified-digits", "--run", str(run), "--leaderboard", board, "--quiet"]
+    words = ["bench", "smoothing-digits", "--run", str(run), "--leaderboard", board, "--quiet"]
     assert main(words) == 0
     assert "added to" in capsys.readouterr().out
     assert main(words) == 0  # answers are read from disk, the model is there already
     assert "nothing added" in capsys.readouterr().out
     assert main(["bench", "--table", board]) == 0
     table = capsys.readouterr().out
-    assert table.startswith("### verified-digits v1")
+    assert table.startswith("### smoothing-digits v1")
     assert "| 1 | net | model mlp, method natural" in table
     monkeypatch.setattr("jrobust.cli._bench.PROTOCOLS", {protocol.name: dataclasses.replace(protocol, version=2)})
     assert main(words) == 2
-    assert "would mix verified-digits v1" in capsys.readouterr().err
+    assert "would mix smoothing-digits v1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
