@@ -1,7 +1,7 @@
 """What one device does in a second: PGD steps, bounds and smoothing draws, for the plan in docs/scaling.md.
 
 Command:  python -m experiments.bench.rates
-Hardware: any one device; on 2 CPU cores about three minutes, compilation (not counted) included.
+Hardware: any one device; on 2 CPU cores about three minutes beside others, compilation (not counted) included.
 Expected: on 2 CPU cores the table of docs/scaling.md; its figures were had while other programs ran.
 The nets are random; every example is given to every method (nothing stops early), so the figures are those of the dearest case.
 """
