@@ -42,10 +42,17 @@ class Entry(NamedTuple):
 
 
 def add_entry(path: Any, entry: Entry) -> bool:
-    """Append an entry to a leaderboard file; False where the same model already has one under this protocol.
+    """Append an entry to a leaderboard file.
+
+    Args:
+      path: of the file; it and its directory are made if missing.
+      entry: as ``jrobust bench`` makes one.
+
+    Returns:
+      False, and nothing is written, where the same weights already have an entry under this protocol.
 
     Raises:
-      ValueError: the file holds this protocol in another version, or something else than entries.
+      ValueError: the file holds this protocol in another version, or something else than entries; it stays as it was.
     """
     path = Path(path)
     before = read_entries(path) if path.exists() else ()
@@ -109,8 +116,20 @@ def check_versions(entries: Sequence[Entry], where: str) -> None:
 def leaderboard(entries: Sequence[Entry]) -> str:
     """Markdown: for each protocol what is asked and a table of the models, the best first.
 
+    Args:
+      entries: from `read_entries`, of any protocols.
+
+    Returns:
+      Tables in the order in which the protocols first appear. Equal numbers share a rank.
+
     Raises:
       ValueError: no entries, or one protocol in two versions.
+
+    >>> from jrobust.evaluation import PROTOCOLS
+    >>> p = PROTOCOLS["linf-digits"]
+    >>> row = Row("net", "autoattack", "linf", 0.1, "lower", 0.5, 0.4, 0.6, 355, 1.0, 0)
+    >>> print(leaderboard([Entry(p, p.fingerprint, "net", "", (row,), {"method": "pgd"}, 1.0, {})]).splitlines()[-1])
+    | 1 | net | method pgd | 0.5000 [0.4000, 0.6000] |
     """
     if not entries:
         raise ValueError("a leaderboard without entries has no table")
