@@ -23,6 +23,17 @@ def check_count(count: Any, name: str, by: str, *, least: int = 1) -> None:
         raise ValueError(f"{by}: {name} must be an int >= {least}, got {count!r}")
 
 
+def check_shard(shard: Any, by: str) -> None:
+    """None, or which of how many processes this is: (index, count) with 0 <= index < count."""
+    if shard is None:
+        return
+    ints = isinstance(shard, tuple) and all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in shard)
+    if not (ints and len(shard) == 2 and 0 <= shard[0] < shard[1]):
+        raise ValueError(
+            f"{by}: shard is (index, count) with 0 <= index < count, such as (0, 3), or None; got {shard!r}"
+        )
+
+
 def check_floating(x: Any, name: str = "x") -> None:
     """An array or a tuple of arrays, of floats: an integer would round every radius around it."""
     if isinstance(x, dict):

@@ -12,6 +12,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jrobust.typing import PyTree
 
 
+def check_local(mesh: Any, shard: Any, by: str) -> None:
+    """Raise where a process that works alone at its share was given devices of other processes."""
+    if shard is None or mesh is None:
+        return
+    if any(d.process_index != jax.process_index() for d in mesh.devices.flat):
+        raise ValueError(
+            f"{by}: with shard= each process works alone, so the mesh must be of its own devices, jax.local_devices()"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """One device where ``mesh`` is None; else state and data on every device of it, batches split over all its axes.

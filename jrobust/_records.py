@@ -3,14 +3,21 @@
 A run is three kinds of file in one directory: ``<name>.json`` (the header: what was asked, compared when a run is resumed),
 ``<name>.jsonl`` (one object an example, with its index ``i``) and ``<name>-<array>.npy`` (large rows such as witnesses, written
 in place before the lines that speak of them).
+
+Several processes share a run without talking to each other: each opens it as ``shard=(index, count)`` and writes files of its own,
+``<name>-shard-<index>-of-<count>...``. Whoever opens the run itself finds their rows among the stored ones, each example once, and may
+`Records.adopt` them; `read_records` reads all files as one.
 """
 
 import errno
+import glob
+import itertools
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +31,61 @@ FORMAT = 1
 
 
 class Records:
-    """An open run; `open_records` makes one. ``rows`` maps the index of every example that was on disk then to its object."""
+    """An open run; `open_records` makes one.
 
-    def __init__(self, directory: Path, name: str, rows: dict[int, dict[str, Any]]) -> None:
-        self.directory, self.name, self.rows = directory, name, rows
+    Attributes:
+      directory, name: of its files.
+      shards: names of the files of other processes whose rows count among the stored ones.
+    """
+
+    def __init__(self, directory: Path, name: str, end: int, shards: tuple[str, ...] = ()) -> None:
+        self.directory, self.name, self.shards = directory, name, shards
+        self._end = end
         self._lines = os.open(directory / f"{name}.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._arrays: dict[str, tuple[int, int, np.dtype, tuple[int, ...]]] = {}
+
+    def stored(self) -> Iterator[dict[str, Any]]:
+        """The rows that were on disk when the run was opened, each example once, one at a time: own ones first, then the shards'."""
+        yield from self._stored((self.name, *self.shards))
+
+    def _stored(self, names: tuple[str, ...], seen: set[int] | None = None) -> Iterator[dict[str, Any]]:
+        seen = set() if seen is None else seen
+        for name in names:
+            for row in _parsed(self.directory / f"{name}.jsonl", self._end if name == self.name else None):
+                if row["i"] not in seen:
+                    seen.add(row["i"])
+                    yield row
+
+    @cached_property
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """What `stored` gives, by index; all of it in memory."""
+        return {row["i"]: row for row in self.stored()}
+
+    def adopt(self, chunk: int = 256) -> int:
+        """Copy the shards' rows, and theirs of the arrays made ready, into the run's own files; how many there were.
+
+        Raises:
+          ValueError: a shard lacks an array, or has it in another shape.
+        """
+        seen = {row["i"] for row in self._stored((self.name,))}
+        before = len(seen)
+        for shard in self.shards:
+            arrays = {name: self._array_of(shard, name) for name in self._arrays}
+            rows = self._stored((shard,), seen)
+            while part := list(itertools.islice(rows, chunk)):
+                index = [row["i"] for row in part]
+                for name, array in arrays.items():
+                    self.write(name, index, array[index])
+                self.append(part)
+        return len(seen) - before
+
+    def _array_of(self, shard: str, array: str) -> np.ndarray:
+        path, (_, _, dtype, shape) = self.directory / f"{shard}-{array}.npy", self._arrays[array]
+        found = np.load(path, mmap_mode="r") if path.exists() else None
+        if found is None or found.shape != shape or found.dtype != dtype:
+            there = "is missing" if found is None else f"holds {found.dtype} {found.shape}"
+            raise ValueError(f"{path} {there}; this run has {dtype} {shape}")
+        return found
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Append objects (each with its index ``"i"``) as one chunk; on return they are on disk.
@@ -101,16 +157,20 @@ class Records:
         self.close()
 
 
-def open_records(directory: Any, header: dict[str, Any], *, name: str = "records") -> Records:
+def open_records(
+    directory: Any, header: dict[str, Any], *, name: str = "records", shard: tuple[int, int] | None = None
+) -> Records:
     """Start a run in ``directory``, or go on with the one that is there.
 
     Args:
       directory: made if missing.
       header: what identifies the run (JSON values): everything that, were it different, would make its rows another run's.
       name: of the files, so that one directory can hold several runs.
+      shard: (index, count): the files of one of several processes, whose headers are those of the run itself.
 
     Returns:
-      The open `Records`; ``.rows`` holds what was already done. A last line cut short by a kill is dropped.
+      The open `Records`; ``.stored()`` and ``.rows`` hold what was already done, by shards too unless this is one. A last line cut short
+      by a kill is dropped.
 
     Raises:
       ValueError: the directory holds another run (the message names what differs), or a line that is not a record.
@@ -126,6 +186,8 @@ def open_records(directory: Any, header: dict[str, Any], *, name: str = "records
     """
     directory = Path(directory)
     header = json.loads(json.dumps(_plain({"format": FORMAT, **header}), allow_nan=False))
+    others = () if shard is not None else _shards(directory, name)
+    name = name if shard is None else f"{name}-shard-{shard[0]}-of-{shard[1]}"
     path, lines = directory / f"{name}.json", directory / f"{name}.jsonl"
     with _disk_full(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -142,24 +204,39 @@ def open_records(directory: Any, header: dict[str, Any], *, name: str = "records
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
-        rows = {row["i"]: row for row in _repaired(lines)}
-        return Records(directory, name, rows)
+        for other in others:
+            _same_run(directory / f"{other}.json", header)
+        _repair(lines)
+        for there in (name, *others):
+            for _ in _parsed(directory / f"{there}.jsonl"):
+                pass  # a damaged line is an error now, not in the middle of the work
+        return Records(directory, name, lines.stat().st_size if lines.exists() else 0, others)
 
 
 def read_records(directory: Any, *, name: str = "records") -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The header and the rows (sorted by index) of a run, finished or not, without touching it.
+    """The header and the rows (sorted by index, each example once) of a run and its shards, finished or not, without touching it.
 
     Raises:
       FileNotFoundError: there is no such run.
+      ValueError: its shards are of different runs, or a line is not a record.
     """
     directory = Path(directory)
-    path = directory / f"{name}.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{directory} holds no results ({path.name} is missing)")
-    lines = directory / f"{name}.jsonl"
-    data = lines.read_bytes() if lines.exists() else b""
-    rows = {row["i"]: row for row in _parsed(data[: data.rfind(b"\n") + 1], lines)}
-    return json.loads(path.read_text()), [rows[i] for i in sorted(rows)]
+    own = (name,) if (directory / f"{name}.json").exists() else ()
+    names = own + _shards(directory, name)
+    if not names:
+        raise FileNotFoundError(f"{directory} holds no results ({name}.json is missing)")
+    header = json.loads((directory / f"{names[0]}.json").read_text())
+    rows: dict[int, dict[str, Any]] = {}
+    for there in names:
+        _same_run(directory / f"{there}.json", header)
+        for row in _parsed(directory / f"{there}.jsonl"):
+            rows.setdefault(row["i"], row)
+    return header, [rows[i] for i in sorted(rows)]
+
+
+def _shards(directory: Path, name: str) -> tuple[str, ...]:
+    """Names of the files of a run's shards."""
+    return tuple(sorted(path.stem for path in directory.glob(f"{glob.escape(name)}-shard-*-of-*.json")))
 
 
 def _same_run(path: Path, header: dict[str, Any]) -> None:
@@ -177,25 +254,33 @@ def _same_run(path: Path, header: dict[str, Any]) -> None:
         )
 
 
-def _repaired(lines: Path) -> list[dict[str, Any]]:
-    """The rows of the file, after a line that a kill cut short is removed from its end."""
+def _repair(lines: Path) -> None:
+    """A line that a kill cut short is removed from the end of the file."""
+    if lines.exists():
+        with open(lines, "rb") as file:
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        if whole < lines.stat().st_size:
+            os.truncate(lines, whole)
+
+
+def _parsed(lines: Path, end: int | None = None) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file, or of its first ``end`` bytes, one at a time."""
     if not lines.exists():
-        return []
-    data = lines.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(lines, len(whole))
-    return list(_parsed(whole, lines))
-
-
-def _parsed(data: bytes, lines: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(data.splitlines(), 1):
-        try:
-            row = json.loads(line)
-            row["i"] = int(row["i"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{lines}, line {number} is not a record; the file was damaged or is not ours") from None
-        yield row
+        return
+    with open(lines, "rb") as file:
+        at = 0
+        for number, line in enumerate(file, 1):
+            at += len(line)
+            if not line.endswith(b"\n") or (end is not None and at > end):
+                return
+            try:
+                row = json.loads(line)
+                row["i"] = int(row["i"])
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    f"{lines}, line {number} is not a record; the file was damaged or is not ours"
+                ) from None
+            yield row
 
 
 def _plain(value: Any) -> Any:

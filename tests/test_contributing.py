@@ -28,7 +28,7 @@ def test_contributing_snippets_run(page, least):
 
 
 @pytest.mark.showcase
-@pytest.mark.parametrize("page", ["attacks", "corruptions", "evaluation", "metrics", "training"])
+@pytest.mark.parametrize("page", ["attacks", "corruptions", "evaluation", "metrics", "scaling", "training"])
 def test_docs_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.S)

@@ -1,4 +1,4 @@
-"""The command line: ``jrobust demo | train | evaluate | attack | certify | verify | report``, on the public functions."""
+"""The command line: ``jrobust demo | train | evaluate | attack | certify | verify | bench | report``, on the public functions."""
 
 import os
 import sys
@@ -14,6 +14,7 @@ _COMMANDS = {
     "attack": "make one perturbation for many examples: universal, or a patch to be printed",
     "certify": "certify a model by randomized smoothing",
     "verify": "prove or refute a VNN-LIB specification of an ONNX network",
+    "bench": "ask trained runs what a named protocol asks, and keep a leaderboard",
     "report": "the honest report on one model or several, as HTML, Markdown or JSON",
 }
 _EXTRA = "pip install 'jrobust[cli]'"

@@ -36,6 +36,7 @@ def certify(
     data_dir: str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    shard: str | None = None,
     out: str | None = None,
     quiet: bool = False,
 ) -> Section:
@@ -59,10 +60,13 @@ def certify(
       data_dir: tensorflow_datasets directory of the run's data set; by default as in training, or $TFDS_DATA_DIR.
       batch_size: noisy inputs at once; by default as many as the memory suggests.
       seed: of the noise.
+      shard: INDEX/COUNT, such as 0/3: certify every third example from the first on, and leave the others to other processes. The same
+        command without --shard puts all together and does what is missing.
       out: directory for the results; by default one inside the run.
       quiet: no progress bar.
     """
     config: dict[str, Any] = {"command": "certify", **locals()}
+    mine = _common.shard(config.pop("shard"))
     if not 0 < sigma < math.inf:
         raise ValueError(f"--sigma is > 0 and finite, got {sigma}")
     planned(n0, n, alpha, target, runner_up)  # refused before a directory is made
@@ -77,8 +81,10 @@ def certify(
     jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
     certificate = jr.smoothing.certify(
         model, x, noise=NOISES[noise](sigma), n0=n0, n=n, alpha=alpha, key=jax.random.key(seed), target=target,
-        runner_up=runner_up, batch_size=batch_size, out=folder, progress=not quiet,
+        runner_up=runner_up, batch_size=batch_size, shard=mine, out=folder, progress=not quiet,
     )  # fmt: skip
+    if mine is not None:
+        y = y[mine[0] :: mine[1]]
     title = Path(run).name
     radii = tuple(round(sigma * t, 6) for t in (0.0, 0.5, 1.0, 2.0))
     section = Section(
@@ -99,6 +105,11 @@ def certify(
     )  # fmt: skip
     _common.show(section.rows)
     print(f"average certified {certificate.norm} radius (0 where wrong): {certificate.average_radius(y)}")
+    if mine is not None:
+        print(
+            f"shard {shard}: {len(y)} examples are in {folder}; next: the same command without --shard puts all together"
+        )
+        return section
     section.save(folder)
     certificate.write_tsv(folder / "certificates.tsv", y)
     write_radius_curve(section, folder / "curve.svg")

@@ -171,6 +171,20 @@ def first(x: np.ndarray, y: np.ndarray, n: int | None, flag: str = "--n") -> tup
     return x[:n], y[:n]
 
 
+def shard(text: str | None) -> tuple[int, int] | None:
+    """Which of how many processes, from words such as 0/3.
+
+    >>> shard("1/3"), shard(None)
+    ((1, 3), None)
+    """
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"--shard is INDEX/COUNT with 0 <= INDEX < COUNT, such as 0/3, got {text!r}")
+    return int(index), int(count)
+
+
 def versions() -> dict[str, str]:
     """Of what computed a result."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy")

@@ -45,6 +45,7 @@ def evaluate(
     batch_size: int = 256,
     seed: int = 0,
     best: bool = False,
+    shard: str | None = None,
     out: str | None = None,
     quiet: bool = False,
 ) -> Section:
@@ -82,16 +83,23 @@ def evaluate(
       batch_size: examples at once.
       seed: of the attacks.
       best: of --run, the model that was best on held-out images (trained with --held-out) instead of the last.
+      shard: INDEX/COUNT, such as 0/3: do every third example from the first on, and leave the others to other processes, on any machines
+        that see the same directory. Done or not, the same command without --shard puts all together and does the rest.
       out: directory for the results; by default one inside the run (none with --model).
       quiet: no progress bar.
     """
     config: dict[str, Any] = {"command": "evaluate", **locals()}
+    mine = _common.shard(config.pop("shard"))
+    if corruptions and mine is not None:
+        raise ValueError("--corruptions are not divided into shards: leave out --shard")
     if corruptions:
         return _corrupted(config)
     if severities or suite is not None:
         raise ValueError("--severities and --suite go with --corruptions NAME...|all")
     for option in ("corruptions", "severities", "suite"):  # results that are on disk know no such options
         del config[option]
+    if mine is not None and run is None and out is None:
+        raise ValueError("--shard needs a directory for the results, which all processes see: --out DIR (or --run)")
     change = None if transform is None else _common.transform(transform)
     if change is not None:
         oracle, eps = _for_transform(oracle, eps or (1.0,), norm)
@@ -117,8 +125,11 @@ def evaluate(
     again = _common.has_results(folder)
     curve = jr.evaluation.curve(
         _seeing(change, [net])[0], inputs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
-        batch_size=batch_size, out=folder, progress=not quiet,
+        batch_size=batch_size, shard=mine, out=folder, progress=not quiet,
     )  # fmt: skip
+    if mine is not None:  # of other examples the gallery and the numbers are others'
+        part = slice(mine[0], None, mine[1])
+        xs, ys, inputs = xs[part], ys[part], jax.tree.map(lambda a: a[part], inputs)
     title = Path(run).name + (" (best)" if best else "") if run is not None else str(model)
     section = Section(
         title,
@@ -138,7 +149,11 @@ def evaluate(
         costs=_common.kept(folder if again else None, costs_of(curve, seconds=not again)),
     )  # fmt: skip
     _common.show(section.rows, section.notes)
-    if folder is not None:
+    if mine is not None:
+        print(
+            f"shard {shard}: {len(ys)} examples are in {folder}; next: the same command without --shard puts all together"
+        )
+    elif folder is not None:
         section.save(folder)
         print(f"saved in {folder}; next: jrobust report {folder}")
     return section

@@ -21,6 +21,7 @@ def _commands(argv: list[str]) -> dict[str, Callable[..., Any]]:
 
         return {"report": report}
     from jrobust.cli._attack import attack
+    from jrobust.cli._bench import bench
     from jrobust.cli._certify import certify
     from jrobust.cli._demo import demo
     from jrobust.cli._evaluate import evaluate
@@ -34,6 +35,7 @@ def _commands(argv: list[str]) -> dict[str, Callable[..., Any]]:
         "attack": attack,
         "certify": certify,
         "verify": verify,
+        "bench": bench,
         "report": report,
     }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jrobust.evaluation._evaluate import evaluate_above
+from jrobust.evaluation._evaluate import evaluate_above, finished
 from jrobust.evaluation._results import Curve, Evaluation
 from jrobust.sets import Threat
 
@@ -46,5 +46,5 @@ def curve(
     for e in sorted(set(radii.tolist()), reverse=nested):
         folder = None if out is None else Path(out) / f"eps-{np.format_float_positional(e, trim='-')}"
         run = evaluate_above(above, model, x, y, threat=threat.family(e), out=folder, **options)
-        runs[e], above = run, run if nested else None
+        runs[e], above = finished(run, options.get("shard")), run if nested else None
     return Curve(radii, tuple(runs[e] for e in radii.tolist()))

@@ -1,5 +1,6 @@
 """The driver: oracles over a data set, in batches of any size, streamed to disk, resumable."""
 
+import dataclasses
 import math
 import time
 import warnings
@@ -9,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jrobust._checks import check_classes, check_count, check_key
+from jrobust._checks import check_classes, check_count, check_key, check_shard
 from jrobust._digest import digest
 from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
+from jrobust._placement import check_local
 from jrobust._records import open_records
 from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
@@ -35,6 +37,7 @@ def evaluate(
     key: Any,
     batch_size: int = 256,
     mesh: Any = None,
+    shard: tuple[int, int] | None = None,
     out: Any = None,
     progress: bool = False,
     keep_witnesses: bool | None = None,
@@ -52,7 +55,11 @@ def evaluate(
       oracles: name -> `Oracle` or `RadiusOracle`. Cascades run stage by stage on the examples still undecided.
       key: one typed PRNG key.
       batch_size: the most examples that run at once, >= 1 (rounded up to a multiple of the mesh's devices).
-      mesh: a ``jax.sharding.Mesh``: examples are spread over all its axes, parameters replicated.
+      mesh: a ``jax.sharding.Mesh`` of this process's devices: examples are spread over all its axes, parameters replicated.
+      shard: (index, count): one of several processes, which does the examples i with ``i % count == index`` and returns only them. With
+        ``out`` (one directory that all see) each writes files of its own; the same call without ``shard`` then takes over what is
+        there, does what is missing, and returns all. No process waits for another, and one that was killed is started again. Under
+        `jax.distributed` its death ends the other processes too (what they wrote is kept); shards do not need it.
       out: a directory to which every finished batch is written. The same call on the same directory goes on where it stopped
         (Ctrl-C, kill, full disk); another call is refused.
       progress: draw a bar with rate and time left (needs rich).
@@ -75,10 +82,26 @@ def evaluate(
     >>> print(ev["clean"].holds, ev["fgsm"].holds)
     [ True  True False] [ True False False]
     """
-    return evaluate_above(
-        None, model, x, y, threat=threat, oracles=oracles, key=key, batch_size=batch_size, mesh=mesh, out=out,
+    evaluation = evaluate_above(
+        None, model, x, y, threat=threat, oracles=oracles, key=key, batch_size=batch_size, mesh=mesh, shard=shard, out=out,
         progress=progress, keep_witnesses=keep_witnesses,
     )  # fmt: skip
+    return finished(evaluation, shard)
+
+
+def finished(evaluation: Evaluation, shard: tuple[int, int] | None) -> Evaluation:
+    """The shard's part of what `evaluate_above` returned, after a look for what is wrong with it."""
+    if shard is not None:
+        evaluation = dataclasses.replace(
+            evaluation, results={name: r.part(slice(*shard_range(shard))) for name, r in evaluation.results.items()}
+        )
+    _alarm(evaluation)
+    return evaluation
+
+
+def shard_range(shard: tuple[int, int] | None) -> tuple[int, None, int]:
+    """Start, stop and step of the indices of a shard's examples."""
+    return (0, None, 1) if shard is None else (int(shard[0]), None, int(shard[1]))
 
 
 def evaluate_above(
@@ -92,17 +115,26 @@ def evaluate_above(
     key: Any,
     batch_size: int = 256,
     mesh: Any = None,
+    shard: tuple[int, int] | None = None,
     out: Any = None,
     progress: bool = False,
     keep_witnesses: bool | None = None,
 ) -> Evaluation:
-    """`evaluate`, knowing what the same oracles said ``above``, at a larger radius of the same family."""
+    """`evaluate`, knowing what the same oracles said ``above``, at a larger radius of the same family.
+
+    The results are of all examples, blank where they are not the shard's; `finished` comes after.
+    """
     started = time.monotonic()
     _checks.check_oracles(oracles)
     check_key(key)
     check_count(batch_size, "batch_size", "evaluate")
+    check_shard(shard, "evaluate")
+    check_local(mesh, shard, "evaluate")
     data = _checks.check_data(x, y)
     threat = _checks.check_eps(threat, data)
+    share = np.arange(data.n)[slice(*shard_range(shard))]
+    if not len(share):
+        raise ValueError(f"evaluate: shard {shard} of {data.n} examples has none; use at most {data.n} shards")
     hashed = [digest(data.y)]
     for batch in batches(np.arange(data.n), 1024):
         rows = data.rows(batch)
@@ -122,16 +154,16 @@ def evaluate_above(
     if above is not None:
         header["above"] = above.threat
     header["witnesses"] = [name for name, tally in tallies.items() if tally.witness is not None]
-    records = None if out is None else open_records(out, header, name="evaluation")
+    records = None if out is None else open_records(out, header, name="evaluation", shard=shard)
     try:
-        stream(executor, threat, oracles, data, tallies, records, progress, {} if above is None else above.results)
+        stream(
+            executor, threat, oracles, data, tallies, records, progress, {} if above is None else above.results, share
+        )
         results = {name: tally.result(records) for name, tally in tallies.items()}
     finally:
         if records is not None:
             records.close()
-    evaluation = Evaluation(results, _describe(threat), time.monotonic() - started)
-    _alarm(evaluation)
-    return evaluation
+    return Evaluation(results, _describe(threat), time.monotonic() - started)
 
 
 def _keeps(oracle: Any, data: Data, keep: bool | None) -> bool:
@@ -180,14 +212,14 @@ def _alarm(evaluation: Evaluation) -> None:
         warnings.warn(
             f"the model gave NaN for {lost} of {evaluation.n} examples (they count as not holding)",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     for c in evaluation.contradictions():
         warnings.warn(
             f"contradiction: {c.attack} breaks {len(c.index)} examples that {c.certificate} certifies "
             f"({', '.join(map(str, c.index[:5]))}{', ...' if len(c.index) > 5 else ''}); one of them is wrong",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     for r in evaluation.results.values():
         if r.rejected:
@@ -195,5 +227,5 @@ def _alarm(evaluation: Evaluation) -> None:
                 f"{r.name} claimed {r.rejected} violations that do not hold at its witness, or whose witness lies outside the "
                 "set; they count as nothing found",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import ItemsView, Iterator, KeysView, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jrobust._statistics import Accuracy, proportion, reads
@@ -48,6 +49,15 @@ class Result:
     def n(self) -> int:
         """The number of examples."""
         return len(self.holds)
+
+    def part(self, at: Any) -> "Result":
+        """Of the examples ``at`` (a slice or indices)."""
+        return dataclasses.replace(
+            self,
+            **{name: getattr(self, name)[at] for name in ("holds", "value", "correct")},
+            witness=jax.tree.map(lambda a: a[at], self.witness),
+            info={k: v[at] for k, v in self.info.items()},
+        )
 
     def accuracy(self, level: float = 0.95) -> Accuracy:
         """The share of examples that hold (and are classified right), with its interval.

@@ -32,13 +32,16 @@ def stream(
     records: Any,
     show: bool,
     above: Mapping[str, Result],
+    share: np.ndarray,
 ) -> None:
-    """All examples that the records do not hold yet; ``above``: what each oracle said at a larger radius, where that is known."""
-    rows = {} if records is None else records.rows
+    """The examples ``share`` that the records do not hold yet; ``above``: what each oracle said at a larger radius, where that is known."""
+    done = np.zeros(data.n, bool)
     place = "" if records is None else f"{records.directory / records.name}.jsonl"
-    for i, row in rows.items():
+    for row in () if records is None else records.stored():
+        i = row["i"]
         try:
             _restore(tallies, data, i, row)
+            done[i] = True
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             raise ValueError(f"{place}: the line of example {i} is not one of this run; the file was damaged") from None
     for tally in tallies.values():
@@ -49,8 +52,10 @@ def stream(
                 records.array(tally.file(k), shape)
         if records is None:
             tally.witness = jax.tree.map(lambda shape: np.zeros(shape, np.float32), tally.witness, is_leaf=is_shape)
-    todo = np.array([i for i in range(data.n) if i not in rows], int)
-    with progress_bar(show, data.n, "evaluate", len(rows)) as advance:
+    if records is not None:
+        records.adopt()
+    todo = share[~done[share]]
+    with progress_bar(show, len(share), "evaluate", len(share) - len(todo)) as advance:
         for index in batches(todo, executor.batch_size):
             _batch(executor, threat, oracles, data, index, tallies, records, above)
             advance(len(index))

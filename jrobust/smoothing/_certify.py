@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust._checks import check_shard
 from jrobust._oracle import Radius, RadiusOracle
-from jrobust._placement import Placement
+from jrobust._placement import Placement, check_local
 from jrobust._progress import progress_bar
 from jrobust._statistics import sign_test
 from jrobust._tree import bind
@@ -32,6 +33,7 @@ def certify(
     runner_up: bool = False,
     batch_size: int | None = None,
     mesh: Any = None,
+    shard: tuple[int, int] | None = None,
     out: Any = None,
     progress: bool = False,
 ) -> Certificate:
@@ -57,6 +59,10 @@ def certify(
         them to be one; larger radii where many classes share the rest, smaller ones elsewhere.
       batch_size: noisy inputs evaluated at once (rounded up to a multiple of the mesh's devices); None: by the memory that is left.
       mesh: a ``jax.sharding.Mesh`` over which each batch of draws is spread; over several processes all of them make the call.
+      shard: (index, count): one of several processes that do not wait for each other; this one certifies the examples i with
+        ``i % count == index`` and returns only them. With ``out`` each writes files of its own; the same call without ``shard`` takes
+        over what is there, does what is missing, and returns all. A mesh is then of this process's devices. Under `jax.distributed` the
+        death of one process ends the others (what they wrote is kept); shards do not need it.
       out: a directory to which results are written; the same call goes on where it stopped, another call is refused.
       progress: draw a bar with rate and time left (needs rich).
 
@@ -85,14 +91,20 @@ def certify(
     ([0, -1], True)
     """
     plan = planned(n0, n, alpha, target, runner_up)
+    check_shard(shard, "certify")
+    check_local(mesh, shard, "certify")
     run = start(model, x, noise, key, batch_size, mesh)
+    first, step = (0, 1) if shard is None else shard
+    share = range(first, run.n, step)
+    if not share:
+        raise ValueError(f"certify: shard {shard} of {run.n} examples has none; use at most {run.n} shards")
     plan.warn(noise, run.shape, run.classes)
     asked = {"kind": "certification", **dataclasses.asdict(plan)}
-    records, rows = run.records(out, asked, "certification")
+    records, rows = run.records(out, asked, "certification", shard)
     try:
         check_rows(plan, run, rows, f"{out}/certification.jsonl")
-        todo = np.array([i for i in range(run.n) if i not in rows], int)
-        with progress_bar(progress and run.placement.writes, run.n, "certify", len(rows)) as advance:
+        todo = np.array([i for i in share if i not in rows], int)
+        with progress_bar(progress and run.placement.writes, len(share), "certify", len(share) - len(todo)) as advance:
             for part, selection in run.parts(todo, plan.n0, plan.stages[-1]):
                 done = estimated(run, plan, part, selection)
                 if records is not None:
@@ -102,7 +114,7 @@ def certify(
     finally:
         if records is not None:
             records.close()
-    ordered = [rows[i] for i in range(run.n)]
+    ordered = [rows[i] for i in share]
     return certificate_of(ordered, n0=plan.n0, n=plan.stages[-1], alpha=plan.alpha, noise=noise, shape=run.shape)
 
 

@@ -93,7 +93,9 @@ class Run:
         )  # fmt: skip
         return np.asarray(out)[: len(group)]
 
-    def records(self, out: Any, asked: dict[str, Any], name: str) -> tuple[Records | None, dict[int, dict[str, Any]]]:
+    def records(
+        self, out: Any, asked: dict[str, Any], name: str, shard: tuple[int, int] | None = None
+    ) -> tuple[Records | None, dict[int, dict[str, Any]]]:
         """The open file (None: nothing is written, or by another process) and the rows that were there.
 
         Raises:
@@ -101,11 +103,14 @@ class Run:
         """
         if out is None:
             return None, {}
-        records = open_records(out, {**asked, **self._header()}, name=name) if self.placement.writes else None
+        header = {**asked, **self._header()}
+        records = open_records(out, header, name=name, shard=shard) if self.placement.writes or shard else None
+        if records is not None:
+            records.adopt()
         done = np.zeros(self.n, bool)
         if records is not None:
             done[[i for i in records.rows if i < self.n]] = True
-        if self.placement.mesh is None or jax.process_count() == 1:
+        if self.placement.mesh is None or shard is not None or jax.process_count() == 1:
             return records, {} if records is None else records.rows
         from jax.experimental import multihost_utils
 

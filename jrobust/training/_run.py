@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,14 @@ def start_run(
     config = json.loads(json.dumps(config))  # as it will be read back
     if run.exists() and not run.is_dir():
         raise ValueError(f"{run} is a file; a run needs a directory")
+    # looked at before the config is: a process that starts beside this one writes its config before anything else
+    others = [p for p in run.iterdir() if not p.name.startswith(f".{CONFIG}")] if run.exists() else []
     if not (run / CONFIG).exists():
-        if run.exists() and any(run.iterdir()):
+        if others:
             raise ValueError(f"{run} is not empty and is no run (it has no {CONFIG}); choose another directory")
         run.mkdir(parents=True, exist_ok=True)
-        unfinished = run / f".{CONFIG}"  # renamed when whole: a run never has half a config
+        # renamed when whole: a run never has half a config; processes that start at once write the same one
+        unfinished = run / f".{CONFIG}.{secrets.token_hex(4)}"
         unfinished.write_text(json.dumps(config, indent=1))
         os.replace(unfinished, run / CONFIG)
         return run

@@ -9,7 +9,7 @@ from jrobust.cli import main
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["train"], ["evaluate"], ["attack"], ["certify"], ["verify"], ["report"]]
+    "command", [[], ["demo"], ["train"], ["evaluate"], ["attack"], ["certify"], ["verify"], ["bench"], ["report"]]
 )
 def test_help(command, capsys):
     assert main([*command, "--help"]) == 0
@@ -38,7 +38,7 @@ def without_extras(monkeypatch):
 def test_help_without_extras(without_extras, capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("demo", "train", "evaluate", "attack", "certify", "verify", "report"))
+    assert all(name in out for name in ("demo", "train", "evaluate", "attack", "certify", "verify", "bench", "report"))
     assert sum("jrobust[cli]" in line for line in out.splitlines()) == 1
 
 

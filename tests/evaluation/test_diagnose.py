@@ -19,6 +19,8 @@ def test_a_sound_model_shows_nothing(key):
     assert found.warnings == ()
     assert not found.masked
     assert found.monotone == 1.0
+    assert (found.black_box_gain, found.random_gain, found.unbounded) == (0.0, 0.0, 0.0)
+    assert set(found.zero_gradient.values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,67 @@ def test_what_square_gains_is_read_off_the_stages(key):
     found = diagnose(model, X, y, threat=THREAT, key=key, gradient_stages=1, result=ev["a"])
     assert found.black_box_gain > 0
     assert found.masked
+
+
+@jax.custom_jvp
+def backwards(x):
+    return x
+
+
+@backwards.defjvp
+def _backwards_jvp(primals, tangents):
+    return primals[0], -tangents[0]
+
+
+BIG = jr.sets.linf(0.3, clip=(0, 1))
+DISEASED = {
+    "inputs in steps": lambda x: (jnp.round(4 * x) / 4) @ W,
+    "gradient that points the wrong way": lambda x: backwards(x) @ W,
+    "saturated": lambda x: jnp.clip(1e6 * (x @ W), -1e4, 1e4),
+}
+
+
+@pytest.mark.parametrize(
+    ("disease", "signs"),
+    [
+        ("inputs in steps", {"zero", "black_box_gain", "random_gain"}),
+        ("gradient that points the wrong way", {"monotone", "black_box_gain", "random_gain", "unbounded"}),
+        ("saturated", {"zero"}),
+    ],
+)
+def test_each_disease_shows_its_signs(disease, signs, key):
+    model = DISEASED[disease]
+    y = jnp.argmax(model(X) + 1e-3 * (X @ W), axis=1)
+    found = diagnose(model, X, y, threat=BIG, key=key)
+    seen = {name for name in ("black_box_gain", "random_gain", "unbounded") if getattr(found, name) > 0.002}
+    seen |= {"monotone"} if found.monotone < 0.9 else set()
+    seen |= {"zero"} if max(found.zero_gradient.values()) > 0.9 else set()
+    assert signs <= seen, found
+    assert found.masked
+    assert len(found.warnings) >= len(signs)
+
+
+def test_a_sound_model_shows_nothing_at_a_large_radius(key):
+    found = diagnose(lambda x: x @ W, X, Y, threat=BIG, key=key)
+    assert not found.masked, found
+
+
+def test_gradients_that_are_not_finite_count_as_zero(key):
+    model = lambda x: jnp.sqrt(jnp.abs(x @ W) * 0.0) + jax.lax.stop_gradient(x @ W)  # noqa: E731
+    found = diagnose(model, X, Y, threat=THREAT, key=key)
+    assert found.zero_gradient["ce"] == 1.0
+
+
+def test_queries_may_be_left_out(key):
+    assert np.isnan(diagnose(lambda x: x @ W, X, Y, threat=THREAT, key=key, queries=0).black_box_gain)
+    threat = jr.sets.product(THREAT, THREAT)
+    found = diagnose(lambda x: (x[0] + x[1]) @ W, (X / 2, X / 2), Y, threat=threat, key=key)
+    assert np.isnan(found.black_box_gain)
+    assert found.random_gain == 0.0
+
+
+def test_half_a_question_is_refused(key):
+    with pytest.raises(ValueError, match="together"):
+        diagnose(lambda x: x @ W, X, Y, threat=THREAT, key=key, gradient_stages=1)
+    with pytest.raises(ValueError, match="queries must be an int >= 0"):
+        diagnose(lambda x: x @ W, X, Y, threat=THREAT, key=key, queries=-1)

@@ -3,7 +3,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -269,6 +271,20 @@ def test_load_gives_the_trained_model(tmp_path):
     assert same(training.restore(tmp_path / "fit", start), state)
     with pytest.raises(ValueError, match="is no run directory"):
         training.load(tmp_path / "nothing")
+
+
+def test_processes_may_start_in_one_new_run_at_once(tmp_path):
+    def start(folder, gate):
+        gate.wait()
+        return training.start_run(folder, {"seed": 0}, resume=True)
+
+    with ThreadPoolExecutor(8) as pool:
+        for i in range(20):
+            folder, gate = tmp_path / str(i), threading.Barrier(8)
+            done = [pool.submit(start, folder, gate) for _ in range(8)]
+            assert {f.result() for f in done} == {folder}
+            assert [p.name for p in folder.iterdir()] == ["config.json"]
+            assert training.read_config(folder) == {"seed": 0}
 
 
 def test_a_run_directory_is_never_taken_over(tmp_path):

@@ -1,0 +1,215 @@
+"""Protocols: named, versioned questions about a model, as frozen data, so that two numbers on one leaderboard answer the same one."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrobust import attacks, bounds, corruptions, sets, smoothing
+from jrobust._checks import check_count
+from jrobust._combinators import cascade, restarts
+from jrobust._statistics import average
+from jrobust.evaluation._checks import check_data
+from jrobust.evaluation._evaluate import evaluate
+from jrobust.evaluation._rows import correct_radii, rows_of, smoothed_rows
+from jrobust.evaluation._sections import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """One benchmark: what is asked of a model, to the last number. Another question is another version.
+
+    Attributes:
+      name, version: under which results are comparable.
+      kind: "attacks", "bounds", "corruptions" or "smoothing".
+      dataset: of `jr.data.load`; the first ``n`` examples of its test split count, all of them.
+      n: examples.
+      asked: the numbers of the question, by name: radius, noise, budgets of the oracles.
+      ranked: name of the number by which models are ranked.
+      higher: whether more of it is better.
+      seed: of all keys.
+    """
+
+    name: str
+    version: int
+    kind: str
+    dataset: str
+    n: int
+    asked: tuple[tuple[str, Any], ...]
+    ranked: str
+    higher: bool = True
+    seed: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of all that is asked: two protocols of one name and version that differ are found out."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def title(self) -> str:
+        """For a heading: name and version."""
+        return f"{self.name} v{self.version}"
+
+
+def _linf(name: str, dataset: str, n: int, eps: float) -> Protocol:
+    return Protocol(
+        name, 1, "attacks", dataset, n, (("eps", eps), ("steps", 100), ("queries", 5000)), "autoattack"
+    )  # fmt: skip
+
+
+def _verified(name: str, dataset: str, n: int, eps: float) -> Protocol:
+    return Protocol(name, 1, "bounds", dataset, n, (("eps", eps), ("steps", 20), ("restarts", 5)), "crown")
+
+
+def _corrupted(name: str, dataset: str, n: int, kinds: tuple[str, ...], severities: tuple[int, ...]) -> Protocol:
+    asked = (("corruptions", kinds), ("severities", severities))
+    return Protocol(name, 1, "corruptions", dataset, n, asked, "mean corruption error", higher=False)
+
+
+def _smoothed(name: str, dataset: str, n: int, sigma: float, draws: int) -> Protocol:
+    asked = (("sigma", sigma), ("n0", 100), ("draws", draws), ("alpha", 1e-3))
+    return Protocol(name, 1, "smoothing", dataset, n, asked, "average certified radius")
+
+
+_KNOWN = (
+    _linf("linf-digits", "digits", 355, 0.1),
+    _linf("linf-mnist", "mnist", 1000, 0.3),
+    _linf("linf-cifar10", "cifar10", 1000, 8 / 255),
+    _verified("verified-digits", "digits", 355, 0.1),
+    _verified("verified-mnist", "mnist", 1000, 0.1),
+    _corrupted("corruptions-digits", "digits", 355, tuple(corruptions.scored), (1, 3, 5)),
+    _corrupted("corruptions-cifar10", "cifar10", 1000, tuple(corruptions.scored), (1, 2, 3, 4, 5)),
+    _smoothed("smoothing-digits", "digits", 355, 0.25, 1000),
+    _smoothed("smoothing-mnist", "mnist", 500, 0.25, 10_000),
+    _smoothed("smoothing-cifar10", "cifar10", 500, 0.25, 10_000),
+)
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({p.name: p for p in _KNOWN})
+"""The protocols by name."""
+
+
+def run_protocol(
+    protocol: Protocol,
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    title: str,
+    out: Any = None,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> tuple[Row, ...]:
+    """Ask a model what a protocol asks.
+
+    Args:
+      protocol: one of `PROTOCOLS`, or of your own.
+      model: as in `evaluate`.
+      x: the test split [N, ...], floating in [0, 1]; its first ``protocol.n`` examples are used.
+      y: labels [N].
+      title: of the model, in the rows.
+      out: a directory; attacks, bounds and smoothing go on there where they were stopped.
+      batch_size: inputs at once, >= 1. It changes no answer.
+      progress: draw a bar (needs rich).
+
+    Returns:
+      The numbers, clean accuracy (of the smoothed classifier for smoothing) and ``protocol.ranked`` among them, each with its side, n,
+      interval and confidence.
+
+    Raises:
+      ValueError: fewer examples than the protocol is about; an unknown kind.
+
+    Guarantee: that of each row's side: at most what an attack left, at least what is proven. An error under corruptions bounds nothing
+      but itself.
+
+    >>> import dataclasses, jax.numpy as jnp
+    >>> tiny = dataclasses.replace(PROTOCOLS["verified-digits"], n=2)
+    >>> rows = run_protocol(tiny, lambda x: x, jnp.array([[0.2, 0.8], [0.45, 0.55]]), jnp.array([1, 1]), title="identity")
+    >>> [(r.name, r.side, r.value) for r in rows]
+    [('clean', 'exact', 1.0), ('pgd', 'lower', 0.5), ('crown', 'upper', 0.5)]
+    """
+    if protocol.kind not in _RUN:
+        raise ValueError(f"a protocol is of kind {', '.join(_RUN)}; got {protocol.kind!r}")
+    check_count(batch_size, "batch_size", "run_protocol")
+    data = check_data(x, y)
+    if data.n < protocol.n:
+        raise ValueError(
+            f"{protocol.title} is about the first {protocol.n} examples of {protocol.dataset}; there are {data.n}"
+        )
+    given = {"title": title, "out": out, "batch_size": batch_size, "progress": progress}
+    return _RUN[protocol.kind](protocol, model, data.x[: protocol.n], data.y[: protocol.n], dict(protocol.asked), given)
+
+
+def _evaluated(oracles: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., tuple[Row, ...]]:
+    def run(p: Protocol, model: Any, x: Any, y: Any, asked: dict[str, Any], given: dict[str, Any]) -> tuple[Row, ...]:
+        options = {k: given[k] for k in ("out", "batch_size", "progress")}
+        threat = sets.linf(asked["eps"], clip=(0, 1))
+        ev = evaluate(model, x, y, threat=threat, oracles=oracles(asked), key=jax.random.key(p.seed), **options)
+        return rows_of(ev, model=given["title"], seed=p.seed)
+
+    return run
+
+
+def _attacks(asked: dict[str, Any]) -> dict[str, Any]:
+    return {"autoattack": attacks.autoattack(steps=asked["steps"], queries=asked["queries"])}
+
+
+def _bounds(asked: dict[str, Any]) -> dict[str, Any]:
+    ladder = cascade(bounds.ibp(), bounds.crown_ibp(), bounds.crown())
+    return {"pgd": restarts(attacks.pgd(steps=asked["steps"]), asked["restarts"]), "crown": ladder}
+
+
+def _corruptions(
+    p: Protocol, model: Any, x: Any, y: Any, asked: dict[str, Any], given: dict[str, Any]
+) -> tuple[Row, ...]:
+    key, threat = jax.random.key(p.seed), sets.linf(0.0, clip=(0, 1))
+    size = given["batch_size"]
+    ev = evaluate(model, x, y, threat=threat, oracles={}, key=key, batch_size=size)
+    classify = jax.jit(lambda z: jnp.argmax(model(z), -1))
+    wrong = []  # [corruptions * severities, N]
+    for kind in asked["corruptions"]:
+        for severity in asked["severities"]:
+            changed = corruptions.corrupted(corruptions.cifar_c[kind], x, severity=severity, key=key, batch_size=size)
+            parts = [np.asarray(classify(changed[i : i + size])) for i in range(0, len(y), size)]
+            wrong.append(np.concatenate(parts) != np.asarray(y))
+    mean = average(np.mean(wrong, axis=0), side="exact")  # images are what was drawn; an image's errors hang together
+    low, high = max(mean.low, 0.0), min(mean.high, 1.0)
+    error = Row(
+        given["title"], p.ranked, "corruptions", 0.0, "exact", mean.value, low, high, mean.n, 1.0, p.seed, "error"
+    )
+    return (*rows_of(ev, model=given["title"], seed=p.seed), error)
+
+
+def _smoothing(
+    p: Protocol, model: Any, x: Any, y: Any, asked: dict[str, Any], given: dict[str, Any]
+) -> tuple[Row, ...]:
+    noise, title = smoothing.gaussian(asked["sigma"]), given["title"]
+    cert = smoothing.certify(
+        model, x, noise=noise, n0=asked["n0"], n=asked["draws"], alpha=asked["alpha"], key=jax.random.key(p.seed),
+        out=given["out"], progress=given["progress"],
+    )  # fmt: skip
+    rows = smoothed_rows(cert, y, model=title, seed=p.seed, radii=(0.0, asked["sigma"], 2 * asked["sigma"]))
+    mean = average(correct_radii(cert, y), side="lower", confidence=cert.confidence)
+    acr = Row(
+        title, p.ranked, cert.norm, 0.0, "lower", mean.value, mean.low, mean.high, mean.n, mean.confidence, p.seed, "radius", "smoothed"
+    )  # fmt: skip
+    return (*rows, acr)
+
+
+_RUN: dict[str, Callable[..., tuple[Row, ...]]] = {
+    "attacks": _evaluated(_attacks),
+    "bounds": _evaluated(_bounds),
+    "corruptions": _corruptions,
+    "smoothing": _smoothing,
+}
+
+
+def place_of(run: Any, protocol: Protocol) -> Path:
+    """Where a run keeps what a protocol has asked of it."""
+    return Path(run) / f"bench-{protocol.name}-v{protocol.version}-{protocol.fingerprint}"

@@ -1,0 +1,93 @@
+"""Commands on a trained run: shards put together, protocols and their leaderboard."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jrobust.cli import main
+from jrobust.evaluation import PROTOCOLS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A net trained for two epochs."""
+    out = tmp_path_factory.mktemp("runs") / "net"
+    words = "train --dataset digits --model mlp --method natural --eps 0.1 --epochs 2 --seed 0 --quiet --out"
+    assert main([*words.split(), str(out)]) == 0
+    return out
+
+
+def test_evaluate_in_shards(run, capsys):
+    words = ["evaluate", "--run", str(run), "--oracle", "fgsm", "ibp", "--eps", "0.02", "--n", "20", "--quiet"]
+    for i in (2, 0):
+        assert main([*words, "--shard", f"{i}/3"]) == 0
+        said = capsys.readouterr().out
+        assert f"shard {i}/3: {len(range(i, 20, 3))} examples" in said
+        assert not list(run.glob("evaluate-*/summary.json"))  # a part of the answers is no result
+    assert main(words) == 0
+    assert main([*words, "--out", str(run / "alone")]) == 0
+    (folder,) = run.glob("evaluate-*")
+    together, alone = (json.loads((f / "summary.json").read_text())["rows"] for f in (folder, run / "alone"))
+    assert together == alone
+    assert together[0]["n"] == 20
+
+
+def test_certify_in_shards(run, capsys):
+    words = ["certify", "--run", str(run), "--sigma", "0.1", "--n", "50", "--examples", "9", "--quiet"]
+    for i in range(2):
+        assert main([*words, "--shard", f"{i}/2"]) == 0
+        assert f"shard {i}/2: {5 - i} examples" in capsys.readouterr().out
+    assert main(words) == 0
+    assert main([*words, "--out", str(run / "smooth")]) == 0
+    (folder,) = run.glob("certify-*")
+    a, b = ((f / "certificates.tsv").read_text().splitlines() for f in (folder, run / "smooth"))
+    assert [line.split("\t")[:5] for line in a] == [line.split("\t")[:5] for line in b]  # the last column is time
+    assert len(a) == 10
+
+
+@pytest.mark.parametrize("shard", ["3/3", "x", "1", "-1/3", "0/0"])
+def test_no_shard_is_one_clear_line(run, shard, capsys):
+    assert main(["evaluate", "--run", str(run), f"--shard={shard}"]) == 2
+    assert "--shard is INDEX/COUNT" in capsys.readouterr().err
+
+
+def test_a_shard_needs_a_directory(capsys):
+    words = "evaluate --model m:f --x x.npy --y y.npy --eps 0.1 --shard 0/2"
+    assert main(words.split()) == 2
+    assert "--out DIR" in capsys.readouterr().err
+
+
+def test_bench_keeps_a_leaderboard(run, capsys, tmp_path, monkeypatch):
+    protocol = PROTOCOLS["smoothing-digits"]
+    protocol = dataclasses.replace(protocol, n=12, asked=tuple((dict(protocol.asked) | {"draws": 50}).items()))
+    monkeypatch.setattr("jrobust.cli._bench.PROTOCOLS", {protocol.name: protocol})
+    board = str(tmp_path / "board.jsonl")
+    words = ["bench", "smoothing-digits", "--run", str(run), "--leaderboard", board, "--quiet"]
+    assert main(words) == 0
+    assert "added to" in capsys.readouterr().out
+    assert main(words) == 0  # answers are read from disk, the model is there already
+    assert "nothing added" in capsys.readouterr().out
+    assert main(["bench", "--table", board]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("### smoothing-digits v1")
+    assert "| 1 | net | model mlp, method natural" in table
+    monkeypatch.setattr("jrobust.cli._bench.PROTOCOLS", {protocol.name: dataclasses.replace(protocol, version=2)})
+    assert main(words) == 2
+    assert "would mix smoothing-digits v1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["linf-digit"], "unknown protocol 'linf-digit'; did you mean 'linf-digits'"),
+        ([], "unknown protocol"),
+        (["linf-digits"], "--run DIR"),
+        (["linf-mnist", "--run", "RUN"], "linf-mnist v1 is about mnist"),
+        (["linf-digits", "--table", "x"], "leave SUITE and --run out"),
+        (["--table", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_bad_benches_cost_one_line(run, words, message, capsys):
+    assert main(["bench", *(str(run) if w == "RUN" else w for w in words)]) == 2
+    assert message in capsys.readouterr().err
