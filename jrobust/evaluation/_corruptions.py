@@ -60,7 +60,7 @@ class CorruptionErrors:
     def mean(self, *, level: float = 0.95) -> Average:
         """The mean error, unnormalised, over severities and then over corruptions; its interval is that of the mean over images."""
         each = np.mean([wrong.mean(0) for wrong in self.wrong.values()], 0)
-        return average(each, side="exact", level=level)
+        return average(each, side="exact", level=level, least=0.0, most=1.0)
 
     def table(self, *, level: float = 0.95) -> Table:
         """A row a corruption: errors with their intervals at each severity, and their mean."""
