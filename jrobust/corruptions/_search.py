@@ -85,7 +85,7 @@ def _first(shape: tuple[int, ...], *, over: str | None, name: str, seed: int) ->
     # of a field of zeros a first-order attack would learn nothing
     size = kind.shape(shape)
     drawn = rng.normal(size=size) if kind.normal else rng.uniform(-kind.reach, kind.reach, size)
-    return np.zeros(()), np.clip(drawn, -kind.reach, kind.reach).astype(np.float32)
+    return np.zeros(()), np.asarray(np.clip(drawn, -kind.reach, kind.reach), np.float32)
 
 
 def searched(

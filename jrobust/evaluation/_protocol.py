@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jrobust._digest import digest
@@ -71,7 +72,7 @@ def smoothing_protocol(
 
 def _examples(x: Any, y: Any) -> dict[str, Any]:
     y = np.asarray(y)
-    return {"n": len(y), "examples": digest((np.asarray(x), y.astype(np.int32)))}
+    return {"n": len(y), "examples": digest((jax.tree.map(np.asarray, x), y.astype(np.int32)))}
 
 
 class Standing(NamedTuple):

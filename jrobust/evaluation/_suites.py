@@ -9,16 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jrobust import attacks, bounds, corruptions, sets, smoothing
 from jrobust._checks import check_count
 from jrobust._combinators import cascade, restarts
-from jrobust._statistics import average
 from jrobust.evaluation._checks import check_data
+from jrobust.evaluation._corruptions import corruption_errors
 from jrobust.evaluation._evaluate import evaluate
-from jrobust.evaluation._rows import correct_radii, rows_of, smoothed_rows
+from jrobust.evaluation._rows import rows_of, smoothed_rows
 from jrobust.evaluation._sections import Row
 
 
@@ -168,22 +166,18 @@ def _bounds(asked: dict[str, Any]) -> dict[str, Any]:
 def _corruptions(
     p: Protocol, model: Any, x: Any, y: Any, asked: dict[str, Any], given: dict[str, Any]
 ) -> tuple[Row, ...]:
-    key, threat = jax.random.key(p.seed), sets.linf(0.0, clip=(0, 1))
-    size = given["batch_size"]
-    ev = evaluate(model, x, y, threat=threat, oracles={}, key=key, batch_size=size)
-    classify = jax.jit(lambda z: jnp.argmax(model(z), -1))
-    wrong = []  # [corruptions * severities, N]
-    for kind in asked["corruptions"]:
-        for severity in asked["severities"]:
-            changed = corruptions.corrupted(corruptions.cifar_c[kind], x, severity=severity, key=key, batch_size=size)
-            parts = [np.asarray(classify(changed[i : i + size])) for i in range(0, len(y), size)]
-            wrong.append(np.concatenate(parts) != np.asarray(y))
-    mean = average(np.mean(wrong, axis=0), side="exact")  # images are what was drawn; an image's errors hang together
-    low, high = max(mean.low, 0.0), min(mean.high, 1.0)
-    error = Row(
-        given["title"], p.ranked, "corruptions", 0.0, "exact", mean.value, low, high, mean.n, 1.0, p.seed, "error"
+    found = corruption_errors(
+        model, x, y, corruptions={name: corruptions.cifar_c[name] for name in asked["corruptions"]},
+        severities=asked["severities"], key=jax.random.key(p.seed), batch_size=given["batch_size"], out=given["out"],
+        progress=given["progress"],
+    )  # fmt: skip
+    title, clean, mean = given["title"], found.error(), found.mean()
+    return (
+        Row(title, "clean", "none", 0.0, "exact", 1 - clean.value, 1 - clean.high, 1 - clean.low, clean.n, 1.0, p.seed),
+        Row(
+            title, p.ranked, "corruptions", 0.0, "exact", mean.value, mean.low, mean.high, mean.n, 1.0, p.seed, "error"
+        ),
     )
-    return (*rows_of(ev, model=given["title"], seed=p.seed), error)
 
 
 def _smoothing(
@@ -195,7 +189,7 @@ def _smoothing(
         out=given["out"], progress=given["progress"],
     )  # fmt: skip
     rows = smoothed_rows(cert, y, model=title, seed=p.seed, radii=(0.0, asked["sigma"], 2 * asked["sigma"]))
-    mean = average(correct_radii(cert, y), side="lower", confidence=cert.confidence)
+    mean = cert.average_radius(y)
     acr = Row(
         title, p.ranked, cert.norm, 0.0, "lower", mean.value, mean.low, mean.high, mean.n, mean.confidence, p.seed, "radius", "smoothed"
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Metrics of witnesses by hand and by literal loops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_what_survives_a_blur_and_a_compression():
     coarse = jr.corruptions.corruption(
         jr.corruptions.cifar_c["jpeg_compression"].render, "jpeg", [(1,)]
     )  # at the coarsest quality
-    by_hand = [np.asarray(coarse.corrupt(None, image, 1)) for image in z]
+    by_hand = [np.asarray(coarse.corrupt(jax.random.key(0), image, 1)) for image in z]
     expected = metrics.logits(model, np.stack(by_hand)).argmax(1) != y
     assert metrics.compression_robustness(model, z, y, success, quality=1).count == expected.sum()
     with pytest.raises(ValueError, match="none could survive"):
