@@ -84,10 +84,13 @@ for name, sign in signs.items():
 # The loss along the gradient's sign and a random direction shows why: there is no slope to climb, only steps.
 
 # %%
-evaluation.landscape(models["natural"], x[:2], y[:2], span=0.3, points=41, key=key).plot("margin")
-
-# %%
-evaluation.landscape(models["hidden"], x[:2], y[:2], span=0.3, points=41, key=key).plot("margin")
+figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+for axis, name in zip(axes, ("natural", "hidden")):
+    found = evaluation.landscape(models[name], x[:1], y[:1], span=0.3, points=61, key=key)  # .plot() draws it too
+    shade = axis.contourf(found.b, found.a, found.margin[0], levels=20)
+    axis.contour(found.b, found.a, found.margin[0], levels=[0.0], colors="red")
+    figure.colorbar(shade, ax=axis)
+    axis.set(title=name, xlabel="random signs", ylabel="sign of the gradient")
 
 # %% [markdown]
 # An attack that knows the defence goes *through* it: forward the rounding, backward the identity. And one that asks for scores alone does
@@ -142,7 +145,7 @@ for axis, name in zip(axes, names):
     axis.plot(radii, below, "o-", color="tab:green", label="proof: at least")
     axis.set(title=name, xlabel="linf radius", ylim=(-0.02, 1.02))
 axes[0].set_ylabel("accuracy")
-axes[0].legend(frameon=False, fontsize=8)
+_ = axes[0].legend(frameon=False, fontsize=8)
 
 # %% [markdown]
 # ## A certificate that lies is caught
@@ -220,7 +223,7 @@ for axis, name in zip(axes, names):
         xticklabels=range(1, 6),
         xlabel="severity",
     )
-axes[0].set_yticks(range(len(kinds)), kinds)
+_ = axes[0].set_yticks(range(len(kinds)), kinds)
 
 # %% [markdown]
 # ## The report

@@ -27,7 +27,17 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-GUIDES = ["attacks", "bounds", "adding_a_rule", "training", "smoothing", "corruptions", "evaluation"]
+GUIDES = [
+    "attacks",
+    "bounds",
+    "adding_a_rule",
+    "training",
+    "smoothing",
+    "corruptions",
+    "evaluation",
+    "metrics",
+    "scaling",
+]
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)#\s]+)((?:#[^)]*)?\))")
 FIGURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)")
 UNTRIED = {"testing", "data", "io", "nnx", "evaluation", "models", "training"}  # no oracles there
