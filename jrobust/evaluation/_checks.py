@@ -74,6 +74,13 @@ def check_eps(threat: Any, data: Data) -> Threat:
     return threat
 
 
+def are_probabilities(answers: np.ndarray) -> bool:
+    """Whether answers [B, K] lie in [0, 1] and sum to 1: then gradients through them saturate."""
+    tiny = 1e-5
+    inside = (answers < 1 + tiny).all() and (answers > -tiny).all()
+    return bool(inside and (np.abs(answers.sum(1) - 1) < tiny).all())
+
+
 def _fits(shape: tuple[int, ...], example: tuple[int, ...]) -> bool:
     try:
         return np.broadcast_shapes(shape, example) == example

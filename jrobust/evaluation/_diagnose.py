@@ -11,13 +11,13 @@ from jrobust._checks import check_count, check_key
 from jrobust._model import functional
 from jrobust._objective import Stochastic
 from jrobust.attacks import pgd, sampling, square
-from jrobust.evaluation._checks import check_data
+from jrobust.evaluation._checks import are_probabilities, check_data
 from jrobust.evaluation._execute import objective
 from jrobust.evaluation._results import Result
 from jrobust.objectives import ce, dlr, largest
 from jrobust.sets import Threat
 
-_DRIFT, _SOFTMAX, _GAIN = 1e-4, 1e-5, 0.002
+_DRIFT, _GAIN = 1e-4, 0.002
 _FEW, _MANY = 4, 20
 _PASSES = 2 * (2 * _MANY + 1)  # of two ascents of _MANY steps: forward and backward
 
@@ -170,8 +170,6 @@ def diagnose(
         drift = float(max(np.nan_to_num(np.linalg.norm(a - unit[0], axis=1)).max() for a in unit))
         right = {int((a.argmax(1) == data.y).sum()) for a in answers}
     finite = np.isfinite(logits).all(1)
-    sums = np.abs(logits.sum(1) - 1) < _SOFTMAX
-    softmax = bool((logits < 1 + _SOFTMAX).all() and (logits > -_SOFTMAX).all() and sums.all())
     missed = ~(facts["many"] >= 0) & ~(facts["margin"] >= 0)
     gain = float((missed & (facts["queries"] >= 0)).mean()) if "queries" in facts else np.nan
     if result is not None and gradient_stages is not None:
@@ -182,6 +180,6 @@ def diagnose(
     unbounded = float((facts["unbounded"] < 0).mean()) if "unbounded" in facts else np.nan
     zero = {name: float(share.mean()) for name, share in facts["zero"].items()}
     return Diagnosis(
-        drift > _DRIFT or len(right) > 1, drift, softmax, int((~finite).sum()), zero, gain,
+        drift > _DRIFT or len(right) > 1, drift, are_probabilities(logits), int((~finite).sum()), zero, gain,
         float((settled | broken).mean()), unbounded, float((missed & (facts["samples"] >= 0)).mean()),
     )  # fmt: skip

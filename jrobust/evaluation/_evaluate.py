@@ -144,7 +144,13 @@ def evaluate_above(
     f = functional(model, first)
     classes = jax.eval_shape(f.apply, f.leaves, first).shape[1]
     check_classes(data.y, classes)
-    warn_if_random(model, first, f)
+    answers = warn_if_random(model, first, f)
+    if answers is not None and classes > 2 and _checks.are_probabilities(answers):  # two numbers may sum to 1 by chance
+        warnings.warn(
+            "the model returns probabilities, through which gradients vanish where it is sure: give the logits to attacks and bounds",
+            UserWarning,
+            stacklevel=4,
+        )
 
     executor = _executor(f, threat, key, batch_size, mesh, classes)
     tallies = {"clean": Tally.new("clean", None, data, False)}

@@ -125,3 +125,11 @@ def test_other_floats_are_computed_in_float32(dtype):
 def test_labels_do_not_wrap():
     with pytest.raises(ValueError, match=r"y\[0\] = 4294967297 is out of range"):
         call(y=np.array([2**32 + 1, 0, 0, 1, 0, 1]))
+
+
+def test_probabilities_are_told_and_the_numbers_come_all_the_same():
+    x = jnp.array([[0.2, 0.8, 0.1], [0.6, 0.4, 0.3]])
+    how = {"threat": jr.sets.linf(0.1), "oracles": {"fgsm": jr.attacks.fgsm()}, "key": jax.random.key(0)}
+    with pytest.warns(UserWarning, match="returns probabilities"):
+        said = jr.evaluate(lambda x: jax.nn.softmax(x), x, jnp.array([1, 0]), **how)
+    assert said["fgsm"].holds.tolist() == jr.evaluate(lambda x: x, x, jnp.array([1, 0]), **how)["fgsm"].holds.tolist()
