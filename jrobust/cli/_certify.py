@@ -104,7 +104,11 @@ def certify(
         costs=(smoothing_cost(certificate),),
     )  # fmt: skip
     _common.show(section.rows)
-    print(f"average certified {certificate.norm} radius (0 where wrong): {certificate.average_radius(y)}")
+    a = certificate.average_radius(y)
+    print(
+        f"average certified {certificate.norm} radius (0 where wrong): at least {a} ({a.level:.0%} interval, n={a.n}), "
+        f"each certificate with confidence {a.confidence:g}"
+    )
     if mine is not None:
         print(
             f"shard {shard}: {len(y)} examples are in {folder}; next: the same command without --shard puts all together"
