@@ -140,10 +140,9 @@ def test_abstention_and_prediction():
 
 def test_a_nan_votes_for_nobody():
     x = jnp.zeros((4, 3)) + jnp.array([1.0, 0, 0])
-    with pytest.warns(UserWarning, match="NaN or infinite logits"):
-        cert = smoothing.certify(
-            lambda x: linear(x) * jnp.where(x[:, :1] > 1, jnp.nan, 1.0), x, noise=NOISE, n=500, key=KEY
-        )
+    cert = smoothing.certify(
+        lambda x: linear(x) * jnp.where(x[:, :1] > 1, jnp.nan, 1.0), x, noise=NOISE, n=500, key=KEY
+    )
     assert ((cert.counts.sum(1) > 150) & (cert.counts.sum(1) < 350)).all()
 
 
