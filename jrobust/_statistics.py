@@ -222,8 +222,8 @@ def average(
     side: Side,
     confidence: float = 1.0,
     level: float = 0.95,
-    least: float = -np.inf,
-    most: float = np.inf,
+    least: Any = -np.inf,
+    most: Any = np.inf,
 ) -> Average:
     """The mean of numbers with its interval, in float64 on the host.
 

@@ -14,6 +14,7 @@ from jrobust.cli import _common
 from jrobust.cli._methods import SMOOTHED
 from jrobust.evaluation import PROTOCOLS, Entry, add_entry, read_entries, run_protocol
 from jrobust.evaluation import leaderboard as markdown
+from jrobust.evaluation._leaderboard import check_board
 from jrobust.evaluation._suites import place_of
 
 
@@ -54,6 +55,8 @@ def bench(
         trained_on = jr.training.read_config(folder).get("dataset")
         if trained_on != protocol.dataset:
             raise ValueError(f"{protocol.title} is about {protocol.dataset}; {folder} was trained on {trained_on}")
+    if leaderboard is not None:
+        check_board(leaderboard, protocol)
     for folder in run:
         entry = _asked(protocol, folder, data_dir, batch_size, quiet)
         _common.show(entry.rows, title=f"{protocol.title} ({entry.fingerprint})")

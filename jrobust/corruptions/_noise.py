@@ -63,9 +63,9 @@ def poisson_quantile(v: Array, rate: Array, most: int) -> Array:
 
 def shot_noise(key: Any, x: Array, photons: int) -> Array:
     """``Poisson(photons x) / photons``; a count beyond ``photons`` is white. Uniforms have 23 bits: rarer counts than 1e-7 do not occur."""
-    v = uniforms(key, x.shape, x.dtype, -1 + 2.0**-23, 1.0)
-    count = poisson_quantile(v, photons * jnp.clip(x, 0.0, 1.0), photons)
-    return jnp.clip(count / photons, 0.0, 1.0)
+    v = uniforms(key, x.shape, jnp.float32, -1 + 2.0**-23, 1.0)  # a narrower type would reach -1 itself
+    count = poisson_quantile(v, photons * jnp.clip(x, 0.0, 1.0).astype(jnp.float32), photons)
+    return jnp.clip(count / photons, 0.0, 1.0).astype(x.dtype)
 
 
 def impulse_noise(key: Any, x: Array, share: Any) -> Array:

@@ -11,6 +11,7 @@ from jrobust._checks import check_count
 from jrobust._tree import bind
 from jrobust.corruptions._base import Corruption
 from jrobust.corruptions._blur import moved
+from jrobust.corruptions._suites import cifar_c, imagenet_c
 from jrobust.corruptions._weather import fogged, landscape, power_of_two
 from jrobust.transforms import Transform
 from jrobust.typing import Array, Float
@@ -65,8 +66,8 @@ def _mixed(x: Any, strength: Any, images: Any) -> Float[Array, "H W C"]:
     return jnp.tensordot(share, stack, 1, precision="highest")
 
 
-def _by_draw(corruption: Any, x: Any, strength: Any, draw: Any = 0.0, *, seed: int) -> Array:
-    number = jnp.floor(jax.lax.stop_gradient(jnp.asarray(draw))).astype(jnp.int32)
+def _by_draw(corruption: Any, x: Any, strength: Any, draw: Any = 0.0, *, seed: int, draws: int = 1) -> Array:
+    number = jnp.clip(jnp.floor(jax.lax.stop_gradient(jnp.asarray(draw))).astype(jnp.int32), 0, draws - 1)
     key = jax.random.fold_in(jax.random.key(seed), number)
     images = [corruption.corrupt(key, x, s) for s in range(1, len(corruption.settings) + 1)]
     return _mixed(x, strength, [jnp.clip(image, 0.0, 1.0) for image in images])
@@ -131,16 +132,23 @@ def searched(
     name, strength = f"{corruption.name}-search", (0.0, float(len(corruption.settings)))
     first: Any = bind(_first, over=over, name=corruption.name, seed=seed)
     if over == "values":
-        if corruption.name not in _FIELDS:
+        suites = (imagenet_c, cifar_c)
+        if corruption.name not in _FIELDS or all(suite[corruption.name] is not corruption for suite in suites):
             raise ValueError(
-                f"searched: over='values' is for {', '.join(_FIELDS)}; got {corruption.name} (over='draw' takes any)"
+                f"searched: over='values' is for {', '.join(_FIELDS)} of imagenet_c and cifar_c; got another {corruption.name} "
+                "(over='draw' takes any)"
             )
         reach = _FIELDS[corruption.name].reach
         render: Any = bind(_by_field, name=corruption.name, settings=corruption.settings)
         return Transform(name, render, first, (strength, (-reach, reach)), _channels(corruption), (1,))
     ranges = (strength,) if over is None else (strength, (0.0, float(draws)))
     return Transform(
-        name, bind(_by_draw, corruption, seed=seed), first, ranges, _channels(corruption), (1,)[: len(ranges) - 1]
+        name,
+        bind(_by_draw, corruption, seed=seed, draws=draws),
+        first,
+        ranges,
+        _channels(corruption),
+        (1,)[: len(ranges) - 1],
     )
 
 

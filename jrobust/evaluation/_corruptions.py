@@ -54,7 +54,9 @@ class CorruptionErrors:
 
     def error(self, name: str | None = None, severity: int | None = None, *, level: float = 0.95) -> Accuracy:
         """The share of errors at one severity of a corruption (no name: of the clean images), with its Clopper-Pearson interval."""
-        wrong = self.clean if name is None else self.wrong[name][self.severities[name].index(severity or 1)]
+        if name is not None and severity not in self.severities[name]:
+            raise ValueError(f"{name} was asked at severities {self.severities[name]}, not at {severity!r}")
+        wrong = self.clean if name is None else self.wrong[name][self.severities[name].index(severity)]
         return proportion(int(wrong.sum()), self.n, side="exact", level=level)
 
     def mean(self, *, level: float = 0.95) -> Average:
@@ -202,6 +204,10 @@ def planned(corruptions: Any, severities: Any, data: Data) -> dict[str, tuple[in
     shape = tuple(data.x.shape[1:]) if hasattr(data.x, "shape") else ()
     if len(shape) != 3:
         raise ValueError(f"corruption_errors takes images [N, H, W, C], got examples of shape {shape}")
+    if isinstance(severities, Mapping) and (odd := [str(name) for name in severities if name not in corruptions]):
+        raise ValueError(
+            f"severities name {', '.join(odd)}, which is not among the corruptions {', '.join(corruptions)}"
+        )
     which = {}
     for name, c in corruptions.items():
         if not isinstance(name, str) or name in ("clean", "i"):  # columns of the records
@@ -210,7 +216,11 @@ def planned(corruptions: Any, severities: Any, data: Data) -> dict[str, tuple[in
             raise TypeError(f"corruptions[{name!r}] is no Corruption or released array but {type(c).__name__}")
         most = len(c.settings) if isinstance(c, Corruption) else len(c.x)
         asked = severities.get(name, ()) if isinstance(severities, Mapping) else severities
-        which[name] = tuple(range(1, most + 1)) if asked is None or most == 1 else tuple(dict.fromkeys(asked))
+        which[name] = (
+            tuple(range(1, most + 1))
+            if asked is None or most == 1
+            else tuple(dict.fromkeys(int(s) if isinstance(s, np.integer) else s for s in asked))
+        )
         if not which[name]:
             raise ValueError(f"severities: give {name} at least one of 1..{most}, or None for all")
         for s in which[name]:

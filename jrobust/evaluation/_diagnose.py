@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrobust._checks import check_count, check_key
+from jrobust._checks import check_classes, check_count, check_key
 from jrobust._model import functional
 from jrobust._objective import Stochastic
 from jrobust.attacks import pgd, sampling, square
@@ -30,7 +30,8 @@ class Diagnosis(NamedTuple):
       drift: the largest such difference of logits.
       softmax: outputs are probabilities (in [0, 1], sum 1): gradients through them saturate; return logits.
       nan: examples with a NaN or infinite logit.
-      zero_gradient: surrogate -> share of examples whose gradient at a random point of the set is exactly 0, or not finite.
+      zero_gradient: surrogate -> of the examples that are right at a random point of the set, the share whose gradient there is
+        exactly 0, or not finite.
       black_box_gain: share of all examples that queries broke and gradients did not (0 is healthy): Square against PGD here, or of
         ``result`` its later stages against the gradient stages; NaN if not asked.
       monotone: share of examples on which 20 steps broke, or raised the margin by at least 0.9 of what 4 steps from another start did
@@ -95,6 +96,8 @@ def _probe(threat: Threat, leaves: Any, key: Any, x: Any, y: Any, *, apply: Any,
         facts = {
             "logits": logits,
             "clean": f.value(logits),
+            "open": f.value(f.outputs(at))
+            < 0,  # where it is wrong already there is nothing to climb (and DLR may be constant)
             "zero": {name: steepness(surrogate) == 0 for name, surrogate in surrogates.items()},
             "few": pgd(steps=_FEW).solve(k_few, f, s).value,
             "many": pgd(steps=_MANY).solve(k_many, f, s).value,
@@ -159,6 +162,7 @@ def diagnose(
     data = check_data(x, y)
     rows, labels = data.rows(np.arange(data.n)), jnp.asarray(data.y)
     f = functional(model, rows)
+    check_classes(data.y, jax.eval_shape(f.apply, f.leaves, rows).shape[1])
     facts = jax.tree.map(
         np.asarray, _probe(threat, f.leaves, key, rows, labels, apply=f.apply, queries=queries if result is None else 0)
     )
@@ -178,7 +182,8 @@ def diagnose(
     settled = facts["many"] >= facts["few"] - slack
     broken = (facts["few"] >= 0) & (facts["many"] >= 0)
     unbounded = float((facts["unbounded"] < 0).mean()) if "unbounded" in facts else np.nan
-    zero = {name: float(share.mean()) for name, share in facts["zero"].items()}
+    seen = facts["open"]
+    zero = {name: float(flat[seen].mean()) if seen.any() else 0.0 for name, flat in facts["zero"].items()}
     return Diagnosis(
         drift > _DRIFT or len(right) > 1, drift, are_probabilities(logits), int((~finite).sum()), zero, gain,
         float((settled | broken).mean()), unbounded, float((missed & (facts["samples"] >= 0)).mean()),

@@ -244,7 +244,7 @@ def weight_landscape(
       y: integer labels [N].
       span: coordinates are ``linspace(-span, span, points)``, > 0; at 1 a filter has moved by its own norm.
       directions: None: two random ones, normalised; else two models of the same structure as ``model``: u leads to the first, v to
-        the second, neither normalised.
+        the second, neither normalised, biases and normalisation included.
       points: on each axis, >= 2; an odd number has the model itself among them.
       key: one typed PRNG key.
 
@@ -275,7 +275,8 @@ def weight_landscape(
     rows, labels = data.rows(np.arange(data.n)), jnp.asarray(data.y)
     f = functional(model, rows)
     check_classes(data.y, jax.eval_shape(f.apply, f.leaves, rows).shape[1])
-    moved = [i for i, leaf in enumerate(f.leaves) if _is_weight(leaf)]
+    least = 2 if directions is None else 0  # towards another model everything moves
+    moved = [i for i, leaf in enumerate(f.leaves) if _is_weight(leaf, least)]
     if not moved:
         raise ValueError("weight_landscape: the model has no floating array of two axes or more to move")
     weights = [jnp.asarray(f.leaves[i]) for i in moved]
@@ -313,8 +314,8 @@ def filter_normalised(key: Any, weights: Any) -> Any:
     return jax.tree.map(one, normal_like(jax.random.fold_in(key, 0x57E1), weights), weights)
 
 
-def _is_weight(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) and np.ndim(leaf) >= 2
+def _is_weight(leaf: Any, axes: int) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) and np.ndim(leaf) >= axes
 
 
 def _pair(directions: Any) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jrobust._statistics import reads
-from jrobust.evaluation._sections import Row
+from jrobust.evaluation._sections import Row, possible
 from jrobust.evaluation._suites import Protocol
 
 
@@ -71,6 +71,15 @@ def add_entry(path: Any, entry: Entry) -> bool:
     return True
 
 
+def check_board(path: Any, protocol: Protocol) -> None:
+    """Raise before the work where an entry under this protocol could not be added: what `add_entry` raises, or no file can be written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a"):
+        pass
+    check_versions((*read_entries(path), Entry(protocol, protocol.fingerprint, "", "", (), {}, 0.0, {})), str(path))
+
+
 def read_entries(path: Any) -> tuple[Entry, ...]:
     """The entries of a leaderboard file, in its order.
 
@@ -83,7 +92,9 @@ def read_entries(path: Any) -> tuple[Entry, ...]:
         try:
             fields = json.loads(line)
             protocol = Protocol(**{**fields["protocol"], "asked": _tuples(fields["protocol"]["asked"])})
-            entry = Entry(**{**fields, "protocol": protocol, "rows": tuple(Row(**row) for row in fields["rows"])})
+            entry = Entry(
+                **{**fields, "protocol": protocol, "rows": tuple(possible(Row(**row)) for row in fields["rows"])}
+            )
             whole = protocol.fingerprint == entry.fingerprint and entry.ranked is not None
         except (ValueError, TypeError, KeyError, StopIteration, AttributeError):
             raise ValueError(f"{path}, line {number} is no entry of a leaderboard") from None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jrobust.evaluation._outcomes import Outcomes
-from jrobust.evaluation._sections import GALLERY, LISTS, OUTCOMES, SUMMARY, Gallery, Section
+from jrobust.evaluation._sections import GALLERY, LISTS, OUTCOMES, SUMMARY, Gallery, Section, possible
 
 METRICS = "metrics.jsonl"
 
@@ -54,7 +54,7 @@ def _read(folder: Path) -> Section:
         section = Section(folder.name, origin=os.fspath(folder.resolve()))
         if (folder / SUMMARY).is_file():
             data = json.loads((folder / SUMMARY).read_text())
-            rows = {name: tuple(kind(**row) for row in data.pop(name, ())) for name, kind in LISTS.items()}
+            rows = {name: tuple(possible(kind(**row)) for row in data.pop(name, ())) for name, kind in LISTS.items()}
             plain = {k: tuple(data.pop(k, ())) for k in ("radii", "losses", "notes", "classes")}
             section = Section(**{**data, **plain, **rows}, origin=_whose(data.get("config") or {}, folder))
         if (folder / "config.json").is_file() and not section.config:

@@ -166,3 +166,11 @@ class Section:
 
 
 LISTS: dict[str, Any] = {"rows": Row, "costs": Cost, "corruptions": CorruptionRow}
+
+
+def possible(row: Any) -> Any:
+    """The row, unless its number lies outside of its own interval: then a file was edited or damaged."""
+    value = row.error if isinstance(row, CorruptionRow) else getattr(row, "value", None)
+    if value is not None and (value < row.low - 1e-9 or value > row.high + 1e-9):
+        raise ValueError(f"{value} lies outside of its interval [{row.low}, {row.high}]")
+    return row

@@ -57,8 +57,8 @@ class Path(NamedTuple):
     def gap(self, image: Float[Array, "h w c"], t: Any, width: Any) -> Float[Array, ""]:
         """An upper bound on the l2 distance of ``render(image, t)`` and ``render(image, s)`` for all ``|s - t| <= width / 2``.
 
-        A place that moves less than half a pixel stays within four cells, in each of which the interpolated image has at most the
-        slopes of its corners.
+        A place that moves at most half a pixel stays within four cells, in each of which the interpolated image has at most the
+        slopes of its corners. Infinite where some place moves farther.
         """
         at = self.places(image.shape[:2], jnp.asarray(t, image.dtype), width)
         ringed = jnp.pad(image, ((2, 2), (2, 2), (0, 0)))
@@ -79,7 +79,8 @@ class Path(NamedTuple):
             return jnp.max(jnp.stack(ends), 0)
 
         along = worst(steep[0]) * at.down[..., None] + worst(steep[1]) * at.across[..., None]
-        return jnp.sqrt(jnp.sum((at.reach[..., None] * along) ** 2)) * (1 + 1e-5)
+        bound = jnp.sqrt(jnp.sum((at.reach[..., None] * along) ** 2)) * (1 + 1e-5)
+        return jnp.where(jnp.max(at.reach) <= 0.5, bound, jnp.inf)
 
 
 def rotation_path() -> Path:
@@ -261,8 +262,8 @@ def _check(shape: tuple[int, ...], noise: Noise, path: Any, reach: Any, step: An
             raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
     if step > 2 * reach:
         raise ValueError(f"a step of {step:g} does not fit into a reach of {reach:g}")
-    (height, wide, _), least = shape, -(math.ceil(reach / step - 0.5)) * step
-    most = float(jnp.max(path.places((height, wide), jnp.float32(least), step).reach))
+    ends = [sign * math.ceil(reach / step - 0.5) * step for sign in (-1, 1)]
+    most = max(float(jnp.max(path.places(shape[:2], jnp.float32(t), step).reach)) for t in ends)
     if not most <= 0.5:
         raise ValueError(
             f"a step of {step:g} moves a pixel by {most:.2g} in half of it, at most 0.5 is allowed: take a smaller step"

@@ -111,7 +111,10 @@ def test_noise_is_climbed_to_its_corner():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="is for gaussian_noise, speckle_noise, fog, motion_blur; got snow"):
+    with pytest.raises(
+        ValueError,
+        match="is for gaussian_noise, speckle_noise, fog, motion_blur of imagenet_c and cifar_c; got another snow",
+    ):
         searched(cifar_c["snow"], over="values")
     with pytest.raises(ValueError, match="draws must be an int >= 1"):
         searched(cifar_c["snow"], draws=0)

@@ -90,7 +90,7 @@ def entry(title="m", weights="0", value=0.5, **changes):
     protocol = dataclasses.replace(PROTOCOLS["linf-digits"], **changes)
     ev = jr.evaluate(model, X, Y, threat=jr.sets.linf(0.1), oracles={}, key=jax.random.key(0))
     clean = jr.evaluation.rows_of(ev, model=title, seed=0)[0]
-    ranked = clean._replace(name="autoattack", side="lower", threat="linf", eps=0.1, value=value)
+    ranked = clean._replace(name="autoattack", side="lower", threat="linf", eps=0.1, value=value, low=0.0, high=1.0)
     return Entry(protocol, protocol.fingerprint, title, weights, (clean, ranked), {"method": "pgd"}, 1.0, {"jax": "0"})
 
 
@@ -160,3 +160,25 @@ FINGERPRINTS = {
     "smoothing-mnist v1": "00750d972314",
     "smoothing-cifar10 v1": "e66080890730",
 }
+
+
+def test_a_board_that_cannot_take_the_entry_is_refused_before_the_work(tmp_path):
+    from jrobust.evaluation._leaderboard import check_board
+
+    protocol = next(iter(jr.evaluation.PROTOCOLS.values()))
+    check_board(tmp_path / "new" / "board.jsonl", protocol)
+    assert (tmp_path / "new" / "board.jsonl").read_text() == ""
+    (tmp_path / "report.md").write_text("# no board\n")
+    with pytest.raises(ValueError, match="line 1 is no entry"):
+        check_board(tmp_path / "report.md", protocol)
+    with pytest.raises(OSError, match="directory"):
+        check_board(tmp_path, protocol)
+
+
+def test_impossible_numbers_are_not_believed():
+    from jrobust.evaluation._sections import possible
+
+    row = jr.evaluation.Row("net", "pgd", "linf", 0.1, "lower", 0.5, 0.4, 0.6, 40, 1.0, 0)
+    assert possible(row) is row
+    with pytest.raises(ValueError, match="outside of its interval"):
+        possible(row._replace(value=7.5))

@@ -31,6 +31,43 @@ def test_no_image_in_between_is_further_than_the_gap(name, shape):
         assert np.mean(ratios) > 0.25  # of noise images, the worst there are
 
 
+@pytest.mark.parametrize("name", PATHS)
+def test_the_gap_sees_the_cells_that_a_place_comes_to(name):
+    """One bright pixel, and steps that move a place by almost half a pixel: the cell under the place alone would miss it."""
+    path, most, _ = PATHS[name]
+    width = {"rotation": 9.0, "scaling": 0.16}[name]
+    missed = 0
+    for i in range(25):
+        image = jnp.zeros((8, 8, 1)).at[i % 8, (3 * i) % 8].set(1.0)
+        t = jax.random.uniform(jax.random.fold_in(KEY, i), (), minval=-most, maxval=most)
+        reach = float(path.places((8, 8), t, width).reach.max())
+        assert 0.3 < reach <= 0.5 or name == "scaling"
+        if reach > 0.5:
+            assert path.gap(image, t, width) == jnp.inf
+            missed += 1
+            continue
+        far = jax.vmap(
+            lambda s, image=image, t=t: jnp.linalg.norm(path.render(image, t + s * width) - path.render(image, t))
+        )(jnp.linspace(-0.5, 0.5, 41)).max()
+        assert far <= path.gap(image, t, width) + 1e-5
+    assert missed < 20
+
+
+def test_a_path_of_ones_own_is_held_to_its_reach_at_both_ends():
+    def runs(shape, t, width):  # the first pixel runs to the right for t > 0, eight pixels a unit
+        rows, columns = jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in shape), indexing="ij")
+        at, reach = 8 * jnp.maximum(t, 0), 8 * width / 2 * (t + width / 2 > 0)
+        ones = jnp.ones(shape)
+        return smoothing.Places(rows, columns + at, reach * ones, 0 * ones, ones)
+
+    image = jnp.zeros((1, 2, 16, 1)).at[:, 0, 6].set(1.0)
+    path = smoothing.Path(runs, "pixels")
+    net = lambda z: jnp.stack([0.5 - z[:, 0, 0, 0], 0 * z[:, 0, 0, 0]], 1)  # noqa: E731
+    with pytest.raises(ValueError, match="take a smaller step"):
+        along(net, image, path, reach=1.4, step=1.0, noise=gaussian(0.2), n=500, key=KEY)
+    assert path.gap(image[0], 0.5, 1.0) == jnp.inf
+
+
 def test_rotations_are_those_of_the_transforms():
     image = jax.random.uniform(KEY, (9, 6, 2))
     for degrees in (-70.0, 0.0, 12.5):
@@ -104,14 +141,53 @@ def test_does_not_depend_on_the_batch():
 
 
 def test_the_fixed_sequence_fails_no_more_often_than_alpha():
-    """A model whose class loses at every other angle: of the first false step, one test at alpha decides."""
-    image = jnp.full((400, 4, 4, 1), 0.5)
-    done = along(  # p = 1/2 at every angle: nothing may be certified, in more than alpha of the runs
-        lambda z: jnp.stack([z[:, 0, 0, 0] - 0.5, jnp.zeros(len(z))], 1) * 1.0,
-        image, scaling_path(), reach=0.02, step=0.01, noise=gaussian(1.0), n0=10, n=100, alpha=0.1, key=KEY, batch_size=4000,
-    )  # fmt: skip
-    failures = int((done.prediction >= 0).sum())
+    """A model that is sure of the image itself and a coin from the first step on, either way: one test at alpha decides, not many."""
+    image = jnp.zeros((300, 5, 5, 1)).at[:, 2, 2].set(1.0)
+    path = scaling_path()
+    still = float(path.render(image[0], 0.0).sum())
+
+    def net(z):  # under noise of 0.001 the sum tells the size exactly; the last pixel is a coin
+        moved = jnp.abs(z.sum((1, 2, 3)) - still) > 0.05
+        coin = z[:, 0, 0, 0]
+        return jnp.stack([jnp.where(moved, coin, 1.0), jnp.zeros(len(z))], 1)
+
+    done = along(
+        net, image, path, reach=0.3, step=0.1, noise=gaussian(0.002), n0=10, n=100, alpha=0.1, key=KEY, batch_size=3000
+    )
+    looked = done.draws // 100
+    # the gap of a step is far beyond this noise: the radius is 0, and nobody looks further than the first look that failed
+    assert (done.prediction == 0).all()
+    assert (done.radius == 0).all()
+    assert (looked == 1).all()
+
+
+def test_no_look_is_made_after_one_that_failed(monkeypatch):
+    """Gaps taken for 0: then look k passes iff its coin does, and a coin passes at alpha. Passed looks must be a run from the first on."""
+    monkeypatch.setattr(smoothing.Path, "gap", lambda self, image, t, width: jnp.zeros(()))
+    image = jnp.zeros((400, 5, 5, 1)).at[:, 2, 2].set(1.0)
+    still = 1.0
+
+    def net(z):
+        moved = jnp.abs(z.sum((1, 2, 3)) - still) > 0.05
+        return jnp.stack([jnp.where(moved, z[:, 0, 0, 0], 1.0), jnp.zeros(len(z))], 1)
+
+    done = along(
+        net,
+        image,
+        scaling_path(),
+        reach=0.3,
+        step=0.1,
+        noise=gaussian(0.001),
+        n0=10,
+        n=100,
+        alpha=0.1,
+        key=KEY,
+        batch_size=4000,
+    )
+    failures = int((done.radius > 0.051).sum())  # of the first false look on either side, both would have to pass
+    assert (done.radius >= 0.049).all()
     assert failures <= 62  # 400 at 0.1: 40, and four deviations more
+    assert (done.draws[done.radius < 0.051] <= 300).all()
 
 
 BAD = {

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust import _loops
-from jrobust._checks import check_count
+from jrobust._checks import check_count, check_inside
 from jrobust._tree import bind
 from jrobust.evaluation.metrics._driver import Scores, check_ball, each, length
 from jrobust.objectives import ce
+from jrobust.sets._base import check_clip
 
 
 def _walk(magnitudes: Any, key: Any, f: Any, x: Any, *, directions: int) -> dict[str, Any]:
@@ -111,7 +112,8 @@ def ebd2(
     if not (np.isfinite(step) and step > 0):
         raise ValueError(f"ebd2: step must be finite and > 0, got {step!r}")
     check_count(limit, "limit", "ebd2")
-    lo, hi = (-np.inf, np.inf) if clip is None else clip
+    lo, hi = (-np.inf if end is None else end for end in check_clip(clip, "ebd2"))
+    check_inside(np.asarray(x), 0, lo, hi)
     found = each(bind(_steps, step, lo, hi, limit=limit), model, x, y, key=key, batch_size=batch_size, by="ebd2")
     values = np.where(found["flips"], found["steps"], np.nan)
     return Scores(values, "estimate", {"flips": found["flips"], "right": found["right"]})

@@ -103,7 +103,7 @@ def brier(logits: Any, y: Any, *, level: float = 0.95) -> Average:
     z, y = _labelled(logits, y, "brier")
     p = softmax(z)
     p[np.arange(len(y)), y] -= 1
-    return average((p**2).sum(1), side="exact", level=level)
+    return average((p**2).sum(1), side="exact", level=level, least=0.0, most=2.0)
 
 
 def nll(logits: Any, y: Any, *, level: float = 0.95) -> Average:
@@ -124,4 +124,4 @@ def nll(logits: Any, y: Any, *, level: float = 0.95) -> Average:
     z, y = _labelled(logits, y, "nll")
     top = z.max(1)
     total = top + np.log(np.exp(z - top[:, None]).sum(1))
-    return average(total - z[np.arange(len(y)), y], side="exact", level=level)
+    return average(total - z[np.arange(len(y)), y], side="exact", level=level, least=0.0)

@@ -45,7 +45,7 @@ def cav(raw: Any, defended: Any, y: Any, *, level: float = 0.95) -> Average:
       Ling et al., DEEPSEC: a uniform platform for security analysis of deep learning models, S&P 2019.
     """
     before, after = _right(raw, defended, y, "cav")
-    return average(after.astype(np.float64) - before, side="exact", level=level)
+    return average(after.astype(np.float64) - before, side="exact", level=level, least=-1.0, most=1.0)
 
 
 def crr(raw: Any, defended: Any, y: Any, *, level: float = 0.95) -> Accuracy:

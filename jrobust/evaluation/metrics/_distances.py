@@ -55,7 +55,9 @@ def optimality(distances: Any, best: Any) -> float:
     end = found.max()
     area, least = np.minimum(d, end).mean(), np.minimum(b, end).mean()
     nothing = end * np.mean(b > 0)
-    return 1.0 if area == least else float(1 - (area - least) / (nothing - least))
+    if nothing == least:  # the best finds all at one distance, or nothing
+        return float(np.array_equal(d, b))
+    return float(1 - (area - least) / (nothing - least))
 
 
 def _radii(result: Result, by: str) -> np.ndarray:
@@ -115,7 +117,7 @@ def radius_area(result: Result, upto: float | int, *, level: float = 0.95) -> Av
     if not (np.isfinite(upto) and upto > 0):
         raise ValueError(f"radius_area: upto must be a finite radius > 0, got {upto!r}")
     side = _RADIUS_SIDE[result.side]
-    return average(np.minimum(radii, upto), side=side, confidence=result.confidence, level=level)
+    return average(np.minimum(radii, upto), side=side, confidence=result.confidence, level=level, least=0.0, most=upto)
 
 
 def empirical_robustness(x: Any, witness: Any, success: Any, *, p: Any = 2, level: float = 0.95) -> Average:

@@ -68,7 +68,11 @@ def length(d: Any, kind: str) -> Any:
 @partial(jax.jit, static_argnames="apply")
 def _run(measure: Any, leaves: Any, key: Any, index: Any, x: Any, y: Any, more: Any, *, apply: Any) -> Any:
     def one(i: Any, z: Any, label: Any, *more: Any) -> Any:
-        return measure(jax.random.fold_in(key, i), objective(apply, leaves, label), z, *more)
+        key_i, f = jax.random.fold_in(key, i), objective(apply, leaves, label)
+        if f.draws is not None:  # of a random model each example sees draws of its own
+            key_i, drawn = jax.random.split(key_i)
+            f = f.at(drawn)
+        return measure(key_i, f, z, *more)
 
     return jax.vmap(one)(index, x, y, *more)
 

@@ -54,6 +54,11 @@ def check_moved(x: Any, witness: Any, by: str) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(x), np.asarray(witness)
     if a.dtype == object or a.ndim < 2 or a.shape != b.shape or len(a) == 0:
         raise ValueError(f"{by}: x and witness must be arrays of one shape [N, ...], got {a.shape} and {b.shape}")
+    for name, z in (("x", a), ("witness", b)):
+        if not np.issubdtype(z.dtype, np.floating):
+            raise ValueError(f"{by}: {name} must be floating, in [0, 1], got {z.dtype}: divide bytes by 255")
+        if not np.isfinite(z).all():
+            raise ValueError(f"{by}: {name} holds NaN or infinite values")
     return a.astype(np.float64), b.astype(np.float64)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jrobust._statistics import Accuracy, proportion
 from jrobust.corruptions import Corruption, cifar_c, corrupted
 from jrobust.evaluation.metrics._driver import logits
-from jrobust.evaluation.metrics._inputs import check_success, check_truth_of
+from jrobust.evaluation.metrics._inputs import check_in_range, check_success, check_truth_of
 
 
 def _survivors(
@@ -31,7 +31,8 @@ def _survivors(
         raise ValueError(f"{by}: no adversarial example succeeded, so none could survive")
     labels = check_truth_of(y if target is None else target, len(z), by)[chosen]
     changed = corrupted(change, z[chosen], severity=1, key=jax.random.key(0), batch_size=batch_size)
-    predicted = logits(model, changed, batch_size=batch_size).argmax(1)
+    answers = logits(model, changed, batch_size=batch_size)
+    labels, predicted = check_in_range(labels, answers.shape[1], by), answers.argmax(1)
     still = predicted != labels if target is None else predicted == labels
     return proportion(int(still.sum()), len(still), side="estimate", level=level, quantity="rate")
 

@@ -137,6 +137,8 @@ def _images(x: Any, witness: Any, by: str) -> tuple[np.ndarray, np.ndarray]:
     a, b = check_moved(x, witness, by)
     if a.ndim != 4:
         raise ValueError(f"{by} takes images [N, H, W, C], got shape {a.shape}")
+    if min(a.min(), b.min()) < -1e-6 or max(a.max(), b.max()) > 1 + 1e-6:
+        raise ValueError(f"{by} takes images in [0, 1], got {min(a.min(), b.min()):g}..{max(a.max(), b.max()):g}")
     return a, b
 
 
@@ -216,6 +218,8 @@ def ssim(x: Any, witness: Any, *, window: int = 11, sigma: float | int = 1.5) ->
             f"ssim: window must be odd and at most the image, {a.shape[1]} x {a.shape[2]}, got {window}; small images need a "
             "smaller one"
         )
+    if not 0 < sigma < np.inf:
+        raise ValueError(f"ssim: sigma must be finite and > 0, got {sigma!r}")
     at = np.arange(window) - window // 2
     weight = np.exp(-(at**2) / (2 * sigma**2))
     weight /= weight.sum()

@@ -101,7 +101,10 @@ def test_walks_along_the_gradient():
     # a box of 0.1 around: the first cannot leave its class
     boxed = metrics.ebd2(model, x, [0, 0, 0], step=0.01, clip=(0.1, 0.9))
     assert boxed.info["flips"][0]
-    assert not metrics.ebd2(model, x, [0, 0, 0], step=0.01, clip=(x[0] - 0.1, x[0] + 0.1)).info["flips"][0]
+    box = (x[0] - 0.1, x[0] + 0.1)
+    assert not metrics.ebd2(model, x[:1], [0], step=0.01, clip=box).info["flips"][0]
+    with pytest.raises(ValueError, match="box of allowed values"):
+        metrics.ebd2(model, x, [0, 0, 0], step=0.01, clip=box)
     with pytest.raises(ValueError, match="step must be finite"):
         metrics.ebd2(model, x, [0, 0, 0], step=0)
 
