@@ -24,7 +24,7 @@ from jrobust.corruptions._linear import level as cut
 from jrobust.data import Corrupted
 from jrobust.evaluation._checks import Data, check_data
 from jrobust.evaluation._results import Table
-from jrobust.evaluation._stream import batches
+from jrobust.evaluation._stream import batches, header_of
 
 SUMMARY = "corruption_errors.json"
 
@@ -254,15 +254,7 @@ def _batch(
 
 
 def _header(f: Any, corruptions: Any, which: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    from jrobust import __version__
-
-    return {
-        "kind": "corruptions",
-        "jrobust": __version__,
-        "n": data.n,
-        "data": digest(tuple(hashed)),
-        "model": digest(f),
+    return header_of("corruptions", f, key, hashed, data) | {
         "severities": {name: list(s) for name, s in which.items()},
         "corruptions": {name: digest(c) for name, c in corruptions.items()},
-        "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
     }

@@ -20,7 +20,7 @@ from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
 from jrobust.evaluation._execute import Executor
 from jrobust.evaluation._results import Evaluation
-from jrobust.evaluation._stream import batches, stream
+from jrobust.evaluation._stream import batches, header_of, stream
 from jrobust.evaluation._tally import Tally
 from jrobust.sets import Threat
 
@@ -197,18 +197,10 @@ def _describe(threat: Threat) -> str:
 
 
 def _header(f: Any, threat: Threat, oracles: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    from jrobust import __version__
-
-    return {
-        "kind": "evaluation",
-        "jrobust": __version__,
-        "n": data.n,
-        "data": digest(tuple(hashed)),
-        "model": digest(f),
+    return header_of("evaluation", f, key, hashed, data) | {
         "threat": _describe(threat),
         "threat_digest": digest(threat),
         "oracles": {name: [o.name, o.side, o.confidence, digest(o)] for name, o in oracles.items()},
-        "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
     }
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -201,10 +202,6 @@ def along(
     warn_if_vain(lambda m: bool(clopper_pearson(m, m, alpha) > 0.5), n, alpha)
     looks = 1 + max(0, math.ceil(reach / step - 0.5))
 
-    @jax.jit
-    def at(images: Any, t: Any) -> tuple[Any, Any]:
-        return jax.vmap(path.render, (0, None))(images, t), jax.vmap(path.gap, (0, None, None))(images, t, step)
-
     began, width, wide = time.perf_counter(), run.width(n), run.width(n0)
     groups = [np.arange(i, min(i + wide, run.n)) for i in range(0, run.n, wide)]
     chosen = np.concatenate([run.votes(0, group, 0, n0, wide).argmax(1) for group in groups]).astype(np.int32)
@@ -214,7 +211,7 @@ def along(
         held = np.zeros(run.n, bool)
         for first in range(0, len(going), width):
             group = going[first : first + width]
-            images, gaps = at(jnp.asarray(run.x[np.resize(group, width)], jnp.float32), signed * step)
+            images, gaps = _at(jnp.asarray(run.x[np.resize(group, width)], jnp.float32), signed * step, step, path=path)
             moved[group] = np.asarray(images)[: len(group)]
             votes = dataclasses.replace(run, x=moved).votes(stage, group, 0, n, width)
             least = clopper_pearson(votes[np.arange(len(group)), chosen[group]], n, alpha)
@@ -248,6 +245,12 @@ def along(
         most=float(reach),
         noise=f"{noise} along a path in steps of {step:g}",
     )
+
+
+@partial(jax.jit, static_argnames="path")
+def _at(images: Any, t: Any, width: Any, *, path: Path) -> tuple[Any, Any]:
+    """Images at a parameter, and how far those between them and their neighbours are."""
+    return jax.vmap(path.render, (0, None))(images, t), jax.vmap(path.gap, (0, None, None))(images, t, width)
 
 
 def _check(shape: tuple[int, ...], noise: Noise, path: Any, reach: Any, step: Any) -> None:
