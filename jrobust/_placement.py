@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -64,6 +65,20 @@ class Placement:
 
         return jax.tree.map(one, tree)
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Zeros [devices, *shape] for each device to add up its part of the batches in; `total` is the sum over all."""
+        if self.mesh is None:
+            return jnp.zeros((1, *shape), dtype)
+        own, where = np.zeros((1, *shape), dtype), self._sharding(self.mesh.axis_names)
+        return jax.make_array_from_callback((self.mesh.size, *shape), where, lambda index: own)
+
+    def total(self, parts: jax.Array) -> jax.Array:
+        """The sum over the devices, on every one of them."""
+        if self.mesh is None:
+            return parts[0]
+        parts.block_until_ready()  # nothing else is under way while the devices wait for each other
+        return _summed(parts, self._sharding())
+
     def split(self, batch: PyTree) -> PyTree:
         """Under a trace: each device gets its part of the batch."""
         if self.mesh is None:
@@ -93,3 +108,8 @@ class Placement:
             return jax.make_array_from_process_local_data(where, part, (part.shape[0], batch_size, *part.shape[2:]))
 
         return jax.tree.map(one, stacked)
+
+
+@partial(jax.jit, static_argnames="where")
+def _summed(parts: jax.Array, where: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(parts.sum(0), where)

@@ -41,7 +41,8 @@ def votes(
     it depends neither on the batch size nor on the other examples, and later draws go on where earlier ones stopped.
 
     Batches are dispatched from the host, one after the other without waiting: that costs no more than a compiled loop, and on
-    CPU convolutions keep the fast path that XLA gives them outside of loops only.
+    CPU convolutions keep the fast path that XLA gives them outside of loops only. Each device counts for itself and the counts are summed
+    once, at the end: a batch never makes devices wait for each other (many sums under way at once can lock the threads of a CPU).
 
     Args:
       noise: the distribution.
@@ -62,7 +63,7 @@ def votes(
     """
     noisy = jax.eval_shape(jax.vmap(lambda a: noise.sample(key, a)), x)
     each = jax.eval_shape(lambda leaves, z: tally(apply(leaves, z)), leaves, noisy)
-    counts = placement.everywhere(jnp.zeros((x.shape[0], *each.shape[1:]), each.dtype))
+    counts = placement.zeros((x.shape[0], *each.shape[1:]), each.dtype)
     n = end - begin
     for start in range(0, size * n, batch_size):
         line = np.array([start, size * n, n, begin, stage], np.int32)
@@ -70,7 +71,7 @@ def votes(
             counts, noise, leaves, key, line, index, x,
             apply=apply, batch_size=batch_size, placement=placement, tally=tally,
         )  # fmt: skip
-    return counts
+    return placement.total(counts)
 
 
 @partial(jax.jit, static_argnames=("apply", "batch_size", "placement", "tally"), donate_argnames="counts")
@@ -88,13 +89,15 @@ def batch_votes(
     placement: Placement,
     tally: Callable[[Any], Any] = won,
 ) -> Any:
-    """The counts after one batch of the line of pairs; every number in ``line`` is traced."""
+    """The counts of each device after one batch of the line of pairs; every number in ``line`` is traced."""
     start, pairs, n, begin, stage = line
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), stage))(index)
-    pair = placement.split(start + jnp.arange(batch_size, dtype=jnp.int32))
+    pair = placement.split(start + jnp.arange(batch_size, dtype=jnp.int32))  # a stretch of it for each device
     row = jnp.minimum(pair // n, x.shape[0] - 1)
     noisy = jax.vmap(lambda r, j: noise.sample(jax.random.fold_in(keys[r], j), x[r]))(row, begin + pair % n)
     logits = apply(leaves, noisy)
     valid = ~jnp.isnan(logits).any(-1, keepdims=True)
     valid &= (pair < pairs).reshape(-1, *[1] * (logits.ndim - 1))
-    return counts.at[row].add(jnp.where(valid, tally(logits), 0))
+    cast = jnp.where(valid, tally(logits), 0)
+    row, cast = (a.reshape(len(counts), -1, *a.shape[1:]) for a in (row, cast))
+    return placement.split(jax.vmap(lambda c, r, v: c.at[r].add(v))(counts, row, cast))

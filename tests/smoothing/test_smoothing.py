@@ -187,6 +187,25 @@ np.testing.assert_array_equal(certified(None).counts, certified(jax.make_mesh((4
     assert done.returncode == 0, done.stderr
 
 
+def test_devices_do_not_wait_for_each_other_in_a_batch():
+    """Many sums over the devices under way at once lock the threads of a small machine: there is one, at the end."""
+    script = """
+import jax, numpy as np
+from jrobust.smoothing import _votes
+from tests.smoothing.processes import certified
+compiled, programs = _votes.batch_votes, []
+def spied(*args, **kwargs):
+    programs.append(compiled.lower(*args, **kwargs).compile().as_text())
+    return compiled(*args, **kwargs)
+_votes.batch_votes = spied
+certified(jax.make_mesh((2,), ("d",)))
+assert programs and "num_partitions=2" in programs[0]
+assert not any(op in text for text in programs for op in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=environment(2), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_processes_of_two_devices_count_as_one_device_and_go_on_where_they_stopped(tmp_path):
     alone = certified(None)
     in_processes("tests.smoothing.processes", 2, tmp_path)
