@@ -230,3 +230,16 @@ def test_bad_noises():
     x = np.array([[0.0, 1.0], [0.5, 1.0]])
     with pytest.raises(ValueError, match=r"zeros and ones, got 0\.5 in example 1"):
         smoothing.certify(lambda x: x, x, noise=smoothing.flips(0.1, 0.1), n=10, key=KEY)
+
+
+def test_the_probability_needed_for_a_radius():
+    """In closed form: Phi(r / sigma), and of a uniform noise of half-width w, 1/2 + r / 2w up to its l1 limit."""
+    assert smoothing.needed(smoothing.gaussian(0.5), 0.7) == pytest.approx(stats.norm.cdf(1.4), abs=1e-11)
+    uniform = smoothing.uniform(0.5)
+    for r in (0.1, 0.3):
+        p = smoothing.needed(uniform, r, shape=(4,))
+        assert p == pytest.approx(0.5 + r, abs=1e-9)
+        assert uniform.certify(p, shape=(4,)) >= r > uniform.certify(p - 1e-9, shape=(4,))
+    assert smoothing.needed(uniform, 0.6, shape=(4,)) == 1.0  # no probability certifies that
+    with pytest.raises(ValueError, match="radius is a number > 0"):
+        smoothing.needed(uniform, 0.0)
