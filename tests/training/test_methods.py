@@ -1,5 +1,8 @@
 """Every method of training: one contract for all, and the identities that each must keep."""
 
+import inspect
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +23,12 @@ BALL = jr.sets.l2(0.2, clip=(0, 1))
 X, Y = (jnp.asarray(a[:8]) for a in blobs())
 LOSS = jr.objectives.cross_entropy(dense)
 TEACHER = lambda x: 20 * jnp.mean(x.reshape(-1, 4, 4), -1)  # noqa: E731, by the mean of each row, which no attack of this size changes
+
+
+def nll(z, y):
+    return -jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], 1)[:, 0]
+
+
 METHODS = {
     "pgd": lambda loss: jr.worst_case(loss, THREAT, jr.attacks.pgd(steps=2)),
     "fgsm_rs": lambda loss: training.fgsm_rs(loss, THREAT),
@@ -69,6 +78,10 @@ METHODS = {
     "certified": lambda loss: training.certified(loss, THREAT.family(0.03), jr.bounds.ibp(), kappa=0.5).build(0),
     "fused": lambda loss: training.fused(loss, THREAT.family(0.03), kappa=0.5).build(0),
     "shi": lambda loss: training.shi(loss, THREAT, eps=lambda t: 0.03).build(0),
+    "blend": lambda loss: training.blend((0.5, loss), (0.5, training.trades(loss, THREAT))),
+    "paired": lambda loss: training.paired(
+        loss, THREAT, jr.attacks.pgd(steps=2), lambda z, a, y: nll(z, y) + nll(a, y)
+    ),
     "margin_cs": lambda loss: training.margin_cs(loss, jnp.ones((4, 4)) - jnp.eye(4), samples=4, sigma=0.1),
     "noisy": lambda loss: training.noisy(loss, 0.1),
     "noisy copies": lambda loss: training.noisy(loss, jr.smoothing.gaussian(0.1), samples=3),
@@ -83,6 +96,36 @@ METHODS = {
     "macer": lambda loss: training.macer(loss, 0.1, samples=4),
     "smooth_mix": lambda loss: training.smooth_mix(loss, 0.1, steps=2, step=0.2),
 }
+# public functions that are no loss of (params, rest, x, y): steps, losses of something else, and what is around them
+OTHERS = {
+    "steps around a step": ["fawa", "free", "make_step", "yopo"],
+    "losses of scores, weights or noise alone": ["denoise", "denoise_stably", "diffusion", "finetuned", "hydra"],
+    "attacks and numbers": [
+        "conflict",
+        "friendly",
+        "hydra_masks",
+        "hydra_scores",
+        "orthogonality",
+        "pruned",
+        "substitute",
+        "taps",
+    ],
+    "schedules": ["ema_decay", "epoch_steps", "linear", "scheduled", "smoothed"],
+    "the loop": ["accuracy", "batch_statistics", "fit", "held_out", "init", "load", "overfitting_guard", "read_config"],
+    "its disk": ["restore", "start_run", "tensorboard", "together"],
+}
+
+
+def test_every_public_loss_is_in_the_table_and_in_the_docs():
+    functions = {name for name in training.__all__ if inspect.isfunction(getattr(training, name))}
+    others = {name for names in OTHERS.values() for name in names}
+    table = inspect.getsource(inspect.getmodule(test_every_public_loss_is_in_the_table_and_in_the_docs))
+    table = table[table.index("METHODS = {") : table.index("OTHERS = {")]
+    losses = functions - others
+    assert others <= functions
+    assert [name for name in sorted(losses) if f"training.{name}(" not in table] == []
+    said = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    assert [name for name in sorted(losses) if f"{name}(" not in said] == []
 
 
 PAIRS = ("lbgat", "lbgat of trades")  # of a student and a teacher
