@@ -106,8 +106,7 @@ def certify(
     _common.show(section.rows)
     a = certificate.average_radius(y)
     print(
-        f"average certified {certificate.norm} radius (0 where wrong): at least {a} ({a.level:.0%} interval, n={a.n}), "
-        f"each certificate with confidence {a.confidence:g}"
+        f"average certified {certificate.norm} radius (0 where wrong, {a.level:.0%} interval, confidence of each certificate): {a}"
     )
     if mine is not None:
         print(
