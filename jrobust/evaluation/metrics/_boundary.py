@@ -59,7 +59,7 @@ def ebd1(
     found = each(
         bind(_walk, jnp.asarray(grid), directions=directions), model, x, y, key=key, batch_size=batch_size, by="ebd1"
     )
-    return Scores(grid[found["at"]], "estimate", {"flips": found["flips"]})
+    return Scores(grid[found["at"]], "estimate", {"flips": found["flips"]}, float(grid[0]), float(grid[-1]))
 
 
 def _steps(size: Any, lo: Any, hi: Any, key: Any, f: Any, x: Any, *, limit: int) -> dict[str, Any]:
@@ -112,11 +112,14 @@ def ebd2(
     if not (np.isfinite(step) and step > 0):
         raise ValueError(f"ebd2: step must be finite and > 0, got {step!r}")
     check_count(limit, "limit", "ebd2")
-    lo, hi = (-np.inf if end is None else end for end in check_clip(clip, "ebd2"))
+    lo, hi = (
+        nowhere if end is None else end
+        for end, nowhere in zip(check_clip(clip, "ebd2"), (-np.inf, np.inf), strict=True)
+    )
     check_inside(np.asarray(x), 0, lo, hi)
     found = each(bind(_steps, step, lo, hi, limit=limit), model, x, y, key=key, batch_size=batch_size, by="ebd2")
     values = np.where(found["flips"], found["steps"], np.nan)
-    return Scores(values, "estimate", {"flips": found["flips"], "right": found["right"]})
+    return Scores(values, "estimate", {"flips": found["flips"], "right": found["right"]}, 1.0, float(limit))
 
 
 def _noise(threat: Any, key: Any, f: Any, x: Any, *, samples: int) -> Any:

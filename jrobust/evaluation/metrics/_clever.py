@@ -161,4 +161,4 @@ def _scores(found: dict[str, np.ndarray], y: np.ndarray, radius: float, order: i
         "p_value": np.array([[e.p_value for e in r] for r in ends])[at],
         "degenerate": np.array([[e.degenerate for e in r] for r in ends])[at],
     }
-    return Scores(radii[at], "estimate", info)
+    return Scores(radii[at], "estimate", info, most=radius)

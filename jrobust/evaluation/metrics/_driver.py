@@ -29,15 +29,19 @@ class Scores(NamedTuple):
       values: float64 [N]; NaN where the number is not defined.
       side: of each number: it lies below ("lower") or above what it speaks of, is "exact", or an "estimate".
       info: further arrays [N] by name.
+      least, most: no number can lie outside of these, nor does the interval of the mean.
     """
 
     values: np.ndarray
     side: Side
     info: dict[str, np.ndarray]
+    least: float = 0.0
+    most: float = np.inf
 
     def average(self, level: float = 0.95) -> Average:
         """The mean over the examples where the number is defined, with its interval."""
-        return mean_over(self.values, ~np.isnan(self.values), side=self.side, level=level)
+        chosen = ~np.isnan(self.values)
+        return mean_over(self.values, chosen, side=self.side, level=level, least=self.least, most=self.most)
 
     def __repr__(self) -> str:
         return f"Scores({self.average()!r})"

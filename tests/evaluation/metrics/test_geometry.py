@@ -35,6 +35,25 @@ def test_steepest_secant_of_a_linear_model(key):
     np.testing.assert_allclose(euclid.values, np.linalg.norm(W, 2), rtol=2e-2)
 
 
+def test_intervals_end_where_the_quantity_does(key):
+    x = np.array([[0.0, 1.0], [0.3, 0.4]], np.float32)  # a gradient along the one example, not the other
+    model = lambda x: x * jnp.array([0.0, 1.0])  # noqa: E731
+    strip = lambda x: jnp.stack([0 * x[:, 0], 1.5 - x[:, 1] ** 2], 1)  # noqa: E731
+    found = {
+        "cosine": (metrics.gradient_structure(model, x, [1, 1]).cosine, 0.0, 1.0),
+        "ebd1": (metrics.ebd1(strip, x, [1, 1], magnitudes=np.arange(1, 91) / 10, key=key, directions=2), 0.1, 9.0),
+        "ebd2": (metrics.ebd2(model, x, [1, 1], step=0.3, limit=9, clip=None), 1.0, 9.0),
+        "slope": (metrics.loss_sensitivity(model, 30 * x, [0, 1]), 0.0, np.inf),
+        "clever": (metrics.clever(model, x, [1, 1], threat=jr.sets.l2(0.7), key=key, samples=2, batches=5), 0.0, 0.7),
+    }
+    for name, (scores, least, most) in found.items():
+        assert (scores.least, scores.most) == (least, most), name
+        assert len(set(scores.values.tolist())) == 2, name  # else there is nothing to cut
+        a = scores.average()
+        assert least <= a.low <= a.value <= a.high <= most, name
+        assert least == a.low or most == a.high, name
+
+
 def test_steepest_secant_of_a_parabola(key):
     x = np.array([[1.0]], np.float32)
     model = lambda x: jnp.concatenate([x**2, 0 * x], 1)  # noqa: E731
