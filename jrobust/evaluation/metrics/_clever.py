@@ -86,7 +86,8 @@ def clever(
     Hessian, and the radius solves ``g_j - |grad g_j| r - L_j r^2 / 2 = 0``.
 
     Args:
-      model: as in `jr.evaluate`; for the second order twice differentiable (a ReLU net's Hessian is 0 almost everywhere).
+      model: as in `jr.evaluate`; for the second order twice differentiable (a ReLU net's Hessian is 0 almost everywhere). Of a random
+        one the mean of the n draws that the example keeps.
       x: [N, ...].
       y: labels [N].
       threat: `jr.sets.linf`, `l2` or `l1` (second order: l2) of radius R; points are drawn from it uniformly, then clipped.
