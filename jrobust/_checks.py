@@ -101,19 +101,30 @@ def check_classes(y: Any, classes: int, name: str = "y", *, index: bool = True) 
         )
 
 
-def check_truth(y: Any, shape: tuple[int, ...], classes: int, *, void: bool = False) -> np.ndarray:
-    """The true labels of a result, int32 on the host; ``void``: -1 is allowed, an output whose class is not known."""
-    labels = np.asarray(y)
+def check_truth(
+    y: Any, shape: tuple[int, ...], classes: int | None = None, *, void: bool = False, by: str | None = None
+) -> np.ndarray:
+    """The true labels of a result, int32 on the host.
+
+    Args:
+      y: what was given.
+      shape: of the predictions.
+      classes: how many there are; None: not known here.
+      void: -1 is allowed, an output whose class is not known.
+      by: the caller, for errors.
+    """
+    labels, start = np.asarray(y), "" if by is None else f"{by}: "
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"y must be integer labels {shape}, got dtype {labels.dtype}")
+        raise TypeError(f"{start}y must be integer labels {shape}, got dtype {labels.dtype}")
     if labels.shape != shape:
-        raise ValueError(f"y must be integer labels {shape}, one for each prediction, got shape {labels.shape}")
-    bad = np.argwhere((labels < (-1 if void else 0)) | (labels >= classes))
+        raise ValueError(f"{start}y must be integer labels {shape}, one for each prediction, got shape {labels.shape}")
+    last = np.iinfo(np.int32).max if classes is None else classes - 1
+    bad = np.argwhere((labels < (-1 if void else 0)) | (labels > last))
     if len(bad):
         at = tuple(int(i) for i in bad[0])
         none = ", or -1 where there is none" if void else ""
         raise ValueError(
-            f"y[{', '.join(map(str, at))}] = {labels[at]} is out of range: labels are 0..{classes - 1}{none}"
+            f"{start}y[{', '.join(map(str, at))}] = {labels[at]} is out of range: labels are 0..{last}{none}"
         )
     return labels.astype(np.int32)
 

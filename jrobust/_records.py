@@ -21,11 +21,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from jrobust._digest import digest
 from jrobust.typing import Array
 
-__all__ = ["Records", "open_records", "read_records"]
+__all__ = ["Records", "header_of", "open_records", "read_records"]
 
 FORMAT = 1
 
@@ -155,6 +157,28 @@ class Records:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+def header_of(model: Any, key: Any, hashed: Iterable[str]) -> dict[str, Any]:
+    """What identifies any run of a model over a data set, for the header of `open_records`: another of these is another run.
+
+    Args:
+      model: taken apart (`jrobust._model.functional`), or any pytree.
+      key: one typed PRNG key.
+      hashed: digests of the blocks of the data, in order.
+
+    >>> import jax
+    >>> header_of(None, jax.random.key(3), ["a"])["key"]
+    ['threefry2x32', [0, 3]]
+    """
+    from jrobust import __version__
+
+    return {
+        "jrobust": __version__,
+        "data": digest(tuple(hashed)),
+        "model": digest(model),
+        "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
+    }
 
 
 def open_records(

@@ -129,8 +129,19 @@ def reads(side: str, quantity: str = "accuracy") -> str:
     return (_READS if quantity == "accuracy" else _RADIUS)[side]
 
 
+def _said(a: "Accuracy | Average", quantity: str, spec: str) -> str:
+    """A number with its interval, how it reads and its n, such as ``at most 0.8120 [0.7870, 0.8360], n=1000``."""
+    spec = spec or ".4f"
+    how = "estimate" if a.side == "estimate" else reads(a.side, quantity)
+    sure = "" if a.confidence == 1 else f", confidence {a.confidence:g}"
+    return f"{how} {a.value:{spec}} [{a.low:{spec}}, {a.high:{spec}}], n={a.n}{sure}"
+
+
 class Accuracy(NamedTuple):
     """A share of examples, with the exact (Clopper-Pearson) interval of the share in the population they were drawn from.
+
+    Printed, it says how it reads: ``at most 0.8120 [0.7870, 0.8360], n=1000``; with a confidence below 1 that too. A format
+    (``f"{a:.2f}"``) is that of its three numbers.
 
     Attributes:
       value: ``count / n``.
@@ -155,11 +166,14 @@ class Accuracy(NamedTuple):
     def __float__(self) -> float:
         return self.value
 
+    def __format__(self, spec: str) -> str:
+        return _said(self, self.quantity, spec)
+
     def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        return format(self)
 
     def __repr__(self) -> str:
-        return f"Accuracy({reads(self.side, self.quantity)} {self}, n={self.n}, confidence={self.confidence:g})"
+        return f"Accuracy({self})"
 
 
 def proportion(
@@ -173,8 +187,10 @@ def proportion(
 ) -> Accuracy:
     """``count`` of ``n`` with its Clopper-Pearson interval, in float64 on the host.
 
-    >>> print(proportion(9, 10, side="exact"))
-    0.9000 [0.5550, 0.9975]
+    >>> print(proportion(9, 10, side="lower"))
+    at most 0.9000 [0.5550, 0.9975], n=10
+    >>> f"{proportion(9, 10, side='upper', confidence=0.999):.2f}"
+    'at least 0.90 [0.55, 1.00], n=10, confidence 0.999'
     """
     from scipy.special import betaincinv
 
@@ -188,6 +204,8 @@ def proportion(
 
 class Average(NamedTuple):
     """A mean over examples, with the interval of the mean in the population they were drawn from.
+
+    Printed and formatted as an `Accuracy`: ``at least 0.4100 [0.3700, 0.4500], n=500, confidence 0.999``.
 
     Attributes:
       value: the mean.
@@ -209,11 +227,14 @@ class Average(NamedTuple):
     def __float__(self) -> float:
         return self.value
 
+    def __format__(self, spec: str) -> str:
+        return _said(self, "radius", spec)
+
     def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        return format(self)
 
     def __repr__(self) -> str:
-        return f"Average({reads(self.side, 'radius')} {self}, n={self.n}, confidence={self.confidence:g})"
+        return f"Average({self})"
 
 
 def average(
@@ -231,9 +252,9 @@ def average(
     exact, of the share of others that may have been missed.
 
     >>> print(average([0.0, 0.0, 0.0], side="lower", least=0, most=2))
-    0.0000 [0.0000, 1.4152]
+    at least 0.0000 [0.0000, 1.4152], n=3
     >>> print(average([1.0, 2.0, 3.0], side="lower"))
-    2.0000 [-0.4841, 4.4841]
+    at least 2.0000 [-0.4841, 4.4841], n=3
     """
     from scipy.special import stdtrit
 
@@ -247,4 +268,5 @@ def average(
     else:
         half = float(stdtrit(n - 1, (1 + level) / 2) * a.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
         low, high = max(mean - half, least), min(mean + half, most)
+    low, high = min(low, mean), max(high, mean)  # rounding may put a mean of extreme values past their end
     return Average(mean, float(low), float(high), n, level, side, confidence)

@@ -142,7 +142,7 @@ for name, shape in shapes.items():
 staged = smoothing.certify(model, x, noise=noise, n=(1000, 5000, 20_000), target=0.5, key=key)
 whole = smoothing.certify(model, x, noise=noise, n=20_000, key=key)
 for name, cert in (("one n", whole), ("three looks", staged)):
-    print(f"{name}: {cert.accuracy(y, 0.5)} certified at 0.5, with {cert.draws.mean():.0f} draws an example")
+    print(f"{name}: certified at 0.5 {cert.accuracy(y, 0.5)}, with {cert.draws.mean():.0f} draws an example")
 
 # %% [markdown]
 # ## All examples at once

@@ -67,7 +67,7 @@ pgd = {
     for name, model in models.items()
 }
 for name, ev in pgd.items():
-    print(f"{name:12s} clean {ev['clean'].accuracy().value:.3f}   under PGD at most {ev['pgd'].accuracy()}")
+    print(f"{name:12s} clean {ev['clean'].accuracy().value:.3f}   under PGD {ev['pgd'].accuracy()}")
 
 # %% [markdown]
 # ## Can it be believed?
@@ -116,9 +116,9 @@ known = {
         key=key,
     ),
 }
-print("PGD at most", known["pgd"]["pgd"].accuracy())
-print("Square at most", known["pgd"]["square"].accuracy())
-print("PGD through the rounding at most", known["bpda"]["bpda"].accuracy())
+print("PGD", known["pgd"]["pgd"].accuracy())
+print("Square", known["pgd"]["square"].accuracy())
+print("PGD through the rounding", known["bpda"]["bpda"].accuracy())
 
 # %% [markdown]
 # ## From both sides

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 
 from jrobust import _records
-from jrobust._records import open_records, read_records
+from jrobust._records import header_of, open_records, read_records
 
 HEADER = {"eps": 0.1, "oracles": ["pgd"]}
 
@@ -139,3 +140,17 @@ def test_kill_in_the_middle(tmp_path):
     with open_records(tmp_path, HEADER) as records:
         assert sorted(records.rows) == list(range(len(records.rows)))
         assert len(records.rows) >= 21
+
+
+def test_a_header_tells_model_key_and_data_apart():
+    model, key, blocks = {"w": np.ones(2)}, jax.random.key(0), ["a", "b"]
+    header = header_of(model, key, blocks)
+    assert header == header_of({"w": np.ones(2)}, jax.random.key(0), iter(blocks))
+    others = {
+        "model": header_of({"w": np.zeros(2)}, key, blocks),
+        "key": header_of(model, jax.random.key(1), blocks),
+        "data": header_of(model, key, ["b", "a"]),
+    }
+    for name, other in others.items():
+        assert [k for k in header if header[k] != other[k]] == [name]
+    assert header_of(model, jax.random.key(0, impl="rbg"), blocks)["key"] != header["key"]

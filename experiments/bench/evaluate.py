@@ -43,7 +43,7 @@ def main():
         }
         seconds = interleaved(runs)
         result = driver(stop)["pgd"]
-        print(f"{name}: PGD-{STEPS}, {N} examples in batches of {BATCH}, eps {eps}, {result.accuracy()} hold")
+        print(f"{name}: PGD-{STEPS}, {N} examples in batches of {BATCH}, eps {eps}, holding {result.accuracy()}")
         for label, t in seconds.items():
             print(f"  {label:22s} {t:7.3f} s   {t / seconds['bare vmapped loop']:5.2f} of the bare loop")
         passes = result.info["forwards"].sum() / (N * (STEPS + 1))

@@ -87,9 +87,20 @@ def certify(
         y = y[mine[0] :: mine[1]]
     title = Path(run).name
     radii = tuple(round(sigma * t, 6) for t in (0.0, 0.5, 1.0, 2.0))
+    rows = smoothed_rows(certificate, y, model=title, seed=seed, radii=radii)
+    _common.show(rows)
+    a = certificate.average_radius(y)
+    print(
+        f"average certified {certificate.norm} radius (0 where wrong, {a.level:.0%} interval, confidence of each certificate): {a}"
+    )
+    if mine is not None:
+        print(
+            f"shard {shard}: {len(y)} examples are in {folder}; next: the same command without --shard puts all together"
+        )
+        return Section(title, rows, noise=certificate.noise, config=config)
     section = Section(
         title,
-        smoothed_rows(certificate, y, model=title, seed=seed, radii=radii),
+        rows,
         radii=tuple(correct_radii(certificate, y).tolist()),
         noise=certificate.noise,
         command=_common.command_of("certify", config, certify),
@@ -103,17 +114,6 @@ def certify(
         outcomes=smoothed_outcomes(certificate, y, radii),
         costs=(smoothing_cost(certificate),),
     )  # fmt: skip
-    _common.show(section.rows)
-    a = certificate.average_radius(y)
-    print(
-        f"average certified {certificate.norm} radius (0 where wrong): at least {a} ({a.level:.0%} interval, n={a.n}), "
-        f"each certificate with confidence {a.confidence:g}"
-    )
-    if mine is not None:
-        print(
-            f"shard {shard}: {len(y)} examples are in {folder}; next: the same command without --shard puts all together"
-        )
-        return section
     section.save(folder)
     certificate.write_tsv(folder / "certificates.tsv", y)
     write_radius_curve(section, folder / "curve.svg")

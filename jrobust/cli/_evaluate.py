@@ -127,18 +127,23 @@ def evaluate(
         _seeing(change, [net])[0], inputs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
         batch_size=batch_size, shard=mine, out=folder, progress=not quiet,
     )  # fmt: skip
-    if mine is not None:  # of other examples the gallery and the numbers are others'
-        part = slice(mine[0], None, mine[1])
-        xs, ys, inputs = xs[part], ys[part], jax.tree.map(lambda a: a[part], inputs)
     title = Path(run).name + (" (best)" if best else "") if run is not None else str(model)
+    rows, notes = rows_of(curve, model=title, seed=seed), notes_of(curve)
+    _common.show(rows, notes)
+    if mine is not None:  # the gallery and all else of a section come when all is put together
+        done = len(range(mine[0], len(ys), mine[1]))
+        print(
+            f"shard {shard}: {done} examples are in {folder}; next: the same command without --shard puts all together"
+        )
+        return Section(title, rows, config=config, notes=notes)
     section = Section(
         title,
-        rows_of(curve, model=title, seed=seed),
+        rows,
         gallery=gallery_of(curve, net, xs, ys, None if change is None else change.images),
         command=_common.command_of("evaluate", config, evaluate),
         versions=_common.versions(),
         config=config,
-        notes=notes_of(curve),
+        notes=notes,
         card=_common.card(trained or {"model": str(model)}, net, xs) | ({"checkpoint": "best on held-out images"} if best else {}),
         protocol=protocol_of(
             inputs, ys, threat=threat, eps=radii, oracles=oracles, seed=seed, dataset=trained.get("dataset"),
@@ -148,12 +153,7 @@ def evaluate(
         outcomes=outcomes_of(curve, ys),
         costs=_common.kept(folder if again else None, costs_of(curve, seconds=not again)),
     )  # fmt: skip
-    _common.show(section.rows, section.notes)
-    if mine is not None:
-        print(
-            f"shard {shard}: {len(ys)} examples are in {folder}; next: the same command without --shard puts all together"
-        )
-    elif folder is not None:
+    if folder is not None:
         section.save(folder)
         print(f"saved in {folder}; next: jrobust report {folder}")
     return section

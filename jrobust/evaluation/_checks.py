@@ -1,6 +1,7 @@
 """What the evaluation driver asks of its input beyond `jrobust._checks`: oracles, radii, rows of a batch."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -79,6 +80,12 @@ def are_probabilities(answers: np.ndarray) -> bool:
     tiny = 1e-5
     inside = (answers < 1 + tiny).all() and (answers > -tiny).all()
     return bool(inside and (np.abs(answers.sum(1) - 1) < tiny).all())
+
+
+def warn_if_probabilities(answers: np.ndarray, message: str, stacklevel: int) -> None:
+    """Warn where what should be logits are probabilities; the two scores of a few examples may sum to 1 by chance."""
+    if (answers.shape[1] > 2 or len(answers) >= 16) and are_probabilities(answers):
+        warnings.warn(message, UserWarning, stacklevel=stacklevel + 1)
 
 
 def _fits(shape: tuple[int, ...], example: tuple[int, ...]) -> bool:

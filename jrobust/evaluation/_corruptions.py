@@ -16,7 +16,7 @@ from jrobust._checks import check_classes, check_count, check_inside, check_key
 from jrobust._digest import digest
 from jrobust._model import functional, warn_if_random
 from jrobust._progress import progress_bar
-from jrobust._records import open_records
+from jrobust._records import header_of, open_records
 from jrobust._statistics import Accuracy, Average, average, proportion
 from jrobust.corruptions import Corruption
 from jrobust.corruptions._base import rendered
@@ -24,7 +24,7 @@ from jrobust.corruptions._linear import level as cut
 from jrobust.data import Corrupted
 from jrobust.evaluation._checks import Data, check_data
 from jrobust.evaluation._results import Table
-from jrobust.evaluation._stream import batches, header_of
+from jrobust.evaluation._stream import batches
 
 SUMMARY = "corruption_errors.json"
 
@@ -254,7 +254,9 @@ def _batch(
 
 
 def _header(f: Any, corruptions: Any, which: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    return header_of("corruptions", f, key, hashed, data) | {
+    return header_of(f, key, hashed) | {
+        "kind": "corruptions",
+        "n": data.n,
         "severities": {name: list(s) for name, s in which.items()},
         "corruptions": {name: digest(c) for name, c in corruptions.items()},
     }

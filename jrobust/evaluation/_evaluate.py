@@ -15,12 +15,12 @@ from jrobust._digest import digest
 from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
 from jrobust._placement import check_local
-from jrobust._records import open_records
+from jrobust._records import header_of, open_records
 from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
 from jrobust.evaluation._execute import Executor
 from jrobust.evaluation._results import Evaluation
-from jrobust.evaluation._stream import batches, header_of, stream
+from jrobust.evaluation._stream import batches, stream
 from jrobust.evaluation._tally import Tally
 from jrobust.sets import Threat
 
@@ -145,12 +145,9 @@ def evaluate_above(
     classes = jax.eval_shape(f.apply, f.leaves, first).shape[1]
     check_classes(data.y, classes)
     answers = warn_if_random(model, first, f)
-    if answers is not None and classes > 2 and _checks.are_probabilities(answers):  # two numbers may sum to 1 by chance
-        warnings.warn(
-            "the model returns probabilities, through which gradients vanish where it is sure: give the logits to attacks and bounds",
-            UserWarning,
-            stacklevel=4,
-        )
+    if answers is not None:
+        vanish = "the model returns probabilities, through which gradients vanish where it is sure: give the logits to attacks and bounds"
+        _checks.warn_if_probabilities(answers, vanish, 4)
 
     executor = _executor(f, threat, key, batch_size, mesh, classes)
     tallies = {"clean": Tally.new("clean", None, data, False)}
@@ -197,7 +194,9 @@ def _describe(threat: Threat) -> str:
 
 
 def _header(f: Any, threat: Threat, oracles: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    return header_of("evaluation", f, key, hashed, data) | {
+    return header_of(f, key, hashed) | {
+        "kind": "evaluation",
+        "n": data.n,
         "threat": _describe(threat),
         "threat_digest": digest(threat),
         "oracles": {name: [o.name, o.side, o.confidence, digest(o)] for name, o in oracles.items()},

@@ -105,7 +105,7 @@ def landscape(
 
     Args:
       model: as in `evaluate`.
-      x: examples [N, ...], floating; a handful, all run in one program.
+      x: examples [N, ...] of at least two entries, floating; a handful, all run in one program.
       y: integer labels [N].
       span: how far the plane goes to either side of the example, > 0, in units of the directions (input units for signs, 1 is the
         witness for witnesses): coordinates are ``linspace(-span, span, points)``.
@@ -141,6 +141,8 @@ def landscape(
     data = check_data(x, y)
     if isinstance(data.x, tuple):
         raise TypeError("landscape: x is one array [N, ...]; a plane through a tuple of arrays is not offered")
+    if np.prod(np.shape(data.x)[1:]) < 2:
+        raise ValueError(f"landscape: a plane needs examples of at least 2 entries, got x of shape {np.shape(data.x)}")
     rows, labels = data.rows(np.arange(data.n)), jnp.asarray(data.y)
     _check_span(span, "landscape")
     given = _check_witnesses(directions, data)
@@ -185,6 +187,14 @@ def _orthogonal(v: Any, u: Any) -> tuple[Any, Any]:
     return v - along * u, along
 
 
+def _signs_beside(key: Any, u: Any) -> Any:
+    """Random signs that do not lie along the signs ``u``: one of them, at random, is turned where they would."""
+    signs = jax.random.rademacher(key, u.shape, u.dtype)
+    along = jnp.all(signs == u) | jnp.all(signs == -u)
+    one = jnp.arange(u.size).reshape(u.shape) == jax.random.randint(jax.random.fold_in(key, 1), (), 0, u.size)
+    return jnp.where(along & one, -signs, signs)
+
+
 @partial(jax.jit, static_argnames=("apply", "directions", "batch_size"))
 def _inputs(
     leaves: Any, key: Any, x: Any, y: Any, given: Any, axis: Any, clip: Any, *, apply: Any, directions: str, batch_size: int
@@ -199,7 +209,7 @@ def _inputs(
         if directions == "gradient":
             f = objective(apply, leaves, label)
             u = jnp.sign(jax.grad(lambda z: f.climb(ce, z)[0])(z))
-        v, _ = _orthogonal(jax.random.rademacher(k_v, z.shape, z.dtype), u)
+        v, _ = _orthogonal(_signs_beside(k_v, u), u)
         return u, v, jnp.zeros((1, 2))
 
     n, points = len(y), len(axis)

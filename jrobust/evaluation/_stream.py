@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jrobust._digest import digest
 from jrobust._iterate import violated
 from jrobust._oracle import RadiusOracle
 from jrobust._progress import progress_bar
@@ -22,20 +21,6 @@ def batches(index: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Pieces of ``size``, the last one smaller."""
     for start in range(0, len(index), size):
         yield index[start : start + size]
-
-
-def header_of(kind: str, f: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    """What identifies any run of a model over a data set, on disk: another of these is another run."""
-    from jrobust import __version__
-
-    return {
-        "kind": kind,
-        "jrobust": __version__,
-        "n": data.n,
-        "data": digest(tuple(hashed)),
-        "model": digest(f),
-        "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
-    }
 
 
 def stream(

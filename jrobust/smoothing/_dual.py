@@ -142,6 +142,7 @@ def dual(
         confidence=1 - alpha,
         norm="l2",
         noise=f"dual {plain}",
+        most=float(plain.certify(joint_probability(*[clopper_pearson(n, n, alpha / 2)] * 2))),
     )
 
 

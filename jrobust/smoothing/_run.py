@@ -17,7 +17,7 @@ from jrobust._digest import digest
 from jrobust._model import functional, warn_if_random
 from jrobust._objective import Stochastic
 from jrobust._placement import Placement
-from jrobust._records import Records, open_records, read_records
+from jrobust._records import Records, header_of, open_records, read_records
 from jrobust.smoothing._memory import fitting
 from jrobust.smoothing._noise import Noise
 from jrobust.smoothing._votes import votes, won
@@ -121,17 +121,11 @@ class Run:
         return records, {row["i"]: row for row in rows if done[row["i"]]}
 
     def _header(self) -> dict[str, Any]:
-        from jrobust import __version__
-
         blocks = [digest(np.asarray(self.x[i : i + 1024], np.float32)) for i in range(0, self.n, 1024)]
-        return {
-            "jrobust": __version__,
+        return header_of((self.apply, self.leaves), self.key, blocks) | {
             "noise": str(self.noise),
             "noise_digest": digest(self.noise),
             "examples": self.n,
-            "data": digest(tuple(blocks)),
-            "model": digest((self.apply, self.leaves)),
-            "key": [str(jax.random.key_impl(self.key)), np.asarray(jax.random.key_data(self.key)).tolist()],
         }
 
 

@@ -18,11 +18,24 @@ def run(tmp_path_factory):
     return out
 
 
-def test_evaluate_in_shards(run, capsys):
+def unwanted(monkeypatch, module, *names):
+    """What a shard does not save it does not compute."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a shard has no use for this")
+
+    for name in names:
+        monkeypatch.setattr(f"jrobust.cli.{module}.{name}", refuse)
+
+
+def test_evaluate_in_shards(run, capsys, monkeypatch):
     words = ["evaluate", "--run", str(run), "--oracle", "fgsm", "ibp", "--eps", "0.02", "--n", "20", "--quiet"]
     for i in (2, 0):
-        assert main([*words, "--shard", f"{i}/3"]) == 0
+        with monkeypatch.context() as patch:
+            unwanted(patch, "_evaluate", "gallery_of", "protocol_of", "outcomes_of", "costs_of")
+            assert main([*words, "--shard", f"{i}/3"]) == 0
         said = capsys.readouterr().out
+        assert f" {len(range(i, 20, 3))} " in said.splitlines()[3]  # a row of the table, with its n
         assert f"shard {i}/3: {len(range(i, 20, 3))} examples" in said
         assert not list(run.glob("evaluate-*/summary.json"))  # a part of the answers is no result
     assert main(words) == 0
@@ -33,11 +46,15 @@ def test_evaluate_in_shards(run, capsys):
     assert together[0]["n"] == 20
 
 
-def test_certify_in_shards(run, capsys):
+def test_certify_in_shards(run, capsys, monkeypatch):
     words = ["certify", "--run", str(run), "--sigma", "0.1", "--n", "50", "--examples", "9", "--quiet"]
     for i in range(2):
-        assert main([*words, "--shard", f"{i}/2"]) == 0
-        assert f"shard {i}/2: {5 - i} examples" in capsys.readouterr().out
+        with monkeypatch.context() as patch:
+            unwanted(patch, "_certify", "smoothing_protocol", "smoothed_outcomes", "smoothing_cost", "correct_radii")
+            assert main([*words, "--shard", f"{i}/2"]) == 0
+        said = capsys.readouterr().out
+        assert f"shard {i}/2: {5 - i} examples" in said
+        assert f", n={5 - i}, confidence 0.999" in said
     assert main(words) == 0
     assert main([*words, "--out", str(run / "smooth")]) == 0
     (folder,) = run.glob("certify-*")

@@ -56,6 +56,25 @@ def test_the_first_axis_is_the_sign_of_the_gradient(key):
     np.testing.assert_allclose(slope, jnp.abs(gradient).sum(1), rtol=1e-2)
 
 
+@pytest.mark.parametrize("directions", ["gradient", "random"])
+@pytest.mark.parametrize("shape", [(2,), (1, 3, 1)], ids=str)
+def test_a_plane_is_two_dimensional(directions, shape, key):
+    # two random signs in 2-D are parallel in half of the examples
+    x = jax.random.uniform(key, (40, *shape))
+    flat = lambda x: x.reshape(len(x), -1)[:, :2]  # noqa: E731
+    found = landscape(flat, x, jnp.zeros(40, int), points=3, directions=directions, key=key)
+    u, v = found.u.reshape(40, -1), found.v.reshape(40, -1)
+    np.testing.assert_allclose((u * v).sum(1), 0, atol=1e-6)
+    assert (np.linalg.norm(v, axis=1) > 0.9).all()
+    if shape == (2,):
+        assert len({tuple(row) for row in v.tolist()}) == (4 if directions == "random" else 2)
+
+
+def test_no_plane_through_a_number(key):
+    with pytest.raises(ValueError, match=r"at least 2 entries, got x of shape \(3, 1\)"):
+        landscape(lambda x: jnp.concatenate([x, -x], 1), X[:, :1], jnp.zeros(3, int), key=key)
+
+
 def test_the_witnesses_lie_where_the_marks_say(key):
     first, second = (np.asarray(jax.random.uniform(jax.random.key(k), (3, 6))) for k in (1, 2))
     found = landscape(MODEL, X, Y, span=1.0, points=3, directions=(first, second), key=key)

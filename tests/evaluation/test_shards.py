@@ -29,38 +29,47 @@ def ended(child):
     return child.returncode, said
 
 
-def test_three_processes_one_killed_twice(tmp_path):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process says."""
+    return evaluated(tmp_path_factory.mktemp("alone")), certified(None)
+
+
+@pytest.mark.parametrize("victim", [1, 0], ids=["second", "coordinator"])
+def test_three_processes_one_killed_twice(tmp_path, victim, alone):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
-    # batches of 8: the second process has 20 examples, and dies after 8 of them
-    children = [started(tmp_path, i, 3, 1 if i == 1 else -1, address) for i in range(3)]
+    own = len(range(victim, COUNT, 3))
+    mine = {name: tmp_path / f"{name}-shard-{victim}-of-3.jsonl" for name in ("evaluation", "certification")}
+    # batches of 8: the victim has 20 or 21 examples, and dies after 8 of them
+    children = [started(tmp_path, i, 3, 1 if i == victim else -1, address) for i in range(3)]
     codes = [ended(child)[0] for child in children]
-    assert codes[1] == -signal.SIGKILL
+    assert codes[victim] == -signal.SIGKILL
     # jax.distributed ends the others when one is missed, or when the coordinator has left
-    assert {codes[0], codes[2]} <= {0, -signal.SIGABRT}
-    assert len((tmp_path / "evaluation-shard-1-of-3.jsonl").read_text().splitlines()) == 8
-    for i in (0, 2):
-        if codes[i]:
-            assert ended(started(tmp_path, i, 3, -1))[0] == 0
+    assert {code for i, code in enumerate(codes) if i != victim} <= {0, -signal.SIGABRT}
+    assert len(mine["evaluation"].read_text().splitlines()) == 8
     # started again, without jax.distributed, it is killed again, now in the certification
-    assert ended(started(tmp_path, 1, 3, 3))[0] == -signal.SIGKILL
-    assert len((tmp_path / "evaluation-shard-1-of-3.jsonl").read_text().splitlines()) == 20
-    there = (tmp_path / "certification-shard-1-of-3.jsonl").read_text().splitlines()
-    assert 0 < len(there) < 20
-    code, said = ended(started(tmp_path, 1, 3, -1))
-    assert (code, said) == (0, f"{20 - len(there)} examples\n")  # nothing was done twice
-    rows = [
-        json.loads(line)["i"]
-        for i in range(3)
-        for line in (tmp_path / f"evaluation-shard-{i}-of-3.jsonl").read_text().splitlines()
-    ]
-    assert sorted(rows) == list(range(COUNT))
+    again = {i: started(tmp_path, i, 3, 3 if i == victim else -1) for i, code in enumerate(codes) if code}
+    for i, child in again.items():
+        assert ended(child)[0] == (-signal.SIGKILL if i == victim else 0)
+    assert len(mine["evaluation"].read_text().splitlines()) == own
+    there = mine["certification"].read_text().splitlines()
+    assert 0 < len(there) < own
+    code, said = ended(started(tmp_path, victim, 3, -1))
+    assert (code, said) == (0, f"{own - len(there)} examples\n")  # nothing was done twice
+    for name in ("evaluation", "certification"):
+        rows = [
+            json.loads(line)["i"]
+            for i in range(3)
+            for line in (tmp_path / f"{name}-shard-{i}-of-3.jsonl").read_text().splitlines()
+        ]
+        assert sorted(rows) == list(range(COUNT))
 
-    whole, one = evaluated(tmp_path), evaluated(tmp_path / "one")
+    one, together = alone
+    whole, apart = evaluated(tmp_path), certified(tmp_path)
     assert [row["i"] for row in _records.read_records(tmp_path, name="evaluation")[1]] == list(range(COUNT))
     same(one, whole)
-    apart, together = certified(tmp_path), certified(None)
     np.testing.assert_array_equal(apart.counts, together.counts)
     np.testing.assert_array_equal(apart.prediction, together.prediction)
     np.testing.assert_array_equal(apart.radius, together.radius)

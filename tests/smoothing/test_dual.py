@@ -111,6 +111,16 @@ def test_many_draws_of_many_images_are_counted_a_few_images_at_a_time(monkeypatc
     assert max(asked) < 2**31
 
 
+def test_the_mean_radius_ends_at_the_largest_that_there_is():
+    sure = lambda z: jnp.stack([jnp.ones(len(z)), jnp.zeros(len(z))], 1)  # noqa: E731
+    done = smoothing.dual((sure, sure), jnp.zeros((3, 2, 2, 1)), sigma=SIGMA, n=50, key=KEY)
+    np.testing.assert_array_equal(done.radius, done.most)  # all draws agree
+    assert np.isfinite(done.most)
+    mixed = done.average_radius([0, 0, 1])
+    assert 0 == mixed.low < mixed.value < mixed.high == done.most
+    assert done.average_radius([0, 0, 0]).low < done.most
+
+
 def test_batches_of_two_sizes_say_the_same():
     x = 0.2 * jax.random.normal(KEY, (7, 4, 4, 1))
     one, other = (

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jrobust._checks import check_truth
 from jrobust._statistics import Accuracy, proportion
 from jrobust.evaluation._results import Result
-from jrobust.evaluation.metrics._inputs import check_truth_of
 from jrobust.typing import Side
 
 
@@ -139,7 +139,7 @@ def class_accuracy(result: Result, y: Any, *, level: float = 0.95) -> dict[int, 
       ValueError: an estimate, or labels of another length.
     """
     _require(result, ("lower", "upper", "exact"), "class_accuracy")
-    y = check_truth_of(y, result.n, "class_accuracy")
+    y = check_truth(y, (result.n,), by="class_accuracy")
 
     def share(held: np.ndarray) -> Accuracy:
         return proportion(int(held.sum()), len(held), side=result.side, confidence=result.confidence, level=level)
@@ -170,7 +170,7 @@ def worst_class_accuracy(result: Result, y: Any, *, level: float = 0.95) -> Wors
     """
     if not 0 < level < 1:
         raise ValueError(f"level lies in (0, 1), got {level!r}")
-    classes = len(np.unique(check_truth_of(y, result.n, "worst_class_accuracy")))
+    classes = len(np.unique(check_truth(y, (result.n,), by="worst_class_accuracy")))
     each = class_accuracy(result, y, level=1 - (1 - level) / classes)
     label = min(each, key=lambda k: each[k].value)
     low, high = min(a.low for a in each.values()), min(a.high for a in each.values())

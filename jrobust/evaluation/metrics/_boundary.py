@@ -33,9 +33,11 @@ def ebd1(
     """Empirical boundary distance: the least L2 distance at which the prediction changes along random orthonormal directions.
 
     Args:
-      model, x, y, key, batch_size: as in `jr.evaluate`; the labels play no part, nor does a box: points may leave [0, 1].
+      model, x, y, batch_size: as in `jr.evaluate`; the labels play no part, nor does a box: points may leave [0, 1].
       magnitudes: distances to look at [M], > 0 and increasing.
       directions: 1 .. size of an example.
+      key: also of a random model's draws, of which the example keeps one mean: with new ones at each point the first flip by chance
+        would count.
 
     Returns:
       `Scores` of side "estimate": the first distance of the grid at which the class differs, least over directions. Where none of
@@ -59,18 +61,19 @@ def ebd1(
     found = each(
         bind(_walk, jnp.asarray(grid), directions=directions), model, x, y, key=key, batch_size=batch_size, by="ebd1"
     )
-    return Scores(grid[found["at"]], "estimate", {"flips": found["flips"]})
+    return Scores(grid[found["at"]], "estimate", {"flips": found["flips"]}, float(grid[0]), float(grid[-1]))
 
 
 def _steps(size: Any, lo: Any, hi: Any, key: Any, f: Any, x: Any, *, limit: int) -> dict[str, Any]:
-    del key
-
     def holds(z: Any) -> Any:
         return f.value(f.outputs(z)) < 0
 
     def go(state: Any) -> Any:
         z, count = state
-        gradient = jax.grad(lambda z: f.climb(ce, z)[0])(z)
+        fresh = f.at(
+            jax.random.fold_in(key, count)
+        )  # of a random model: a walk along what judges it would fit its draws
+        gradient = jax.grad(lambda z: fresh.climb(ce, z)[0])(z)
         return jnp.clip(z + size * jnp.sign(gradient), lo, hi).astype(z.dtype), count + 1
 
     right = holds(x)
@@ -97,7 +100,7 @@ def ebd2(
       step: of each entry, > 0.
       limit: of steps, >= 1.
       clip: the box ``(lo, hi)``; None: none.
-      key: for a random model alone.
+      key: for a random model alone. Each gradient is of fresh draws, the label is judged by the mean of draws that no gradient saw.
 
     Returns:
       `Scores` of side "estimate": counts of steps; ``step`` times it bounds the Linf radius from above. NaN, left out of the mean, where
@@ -112,11 +115,14 @@ def ebd2(
     if not (np.isfinite(step) and step > 0):
         raise ValueError(f"ebd2: step must be finite and > 0, got {step!r}")
     check_count(limit, "limit", "ebd2")
-    lo, hi = (-np.inf if end is None else end for end in check_clip(clip, "ebd2"))
+    lo, hi = (
+        nowhere if end is None else end
+        for end, nowhere in zip(check_clip(clip, "ebd2"), (-np.inf, np.inf), strict=True)
+    )
     check_inside(np.asarray(x), 0, lo, hi)
     found = each(bind(_steps, step, lo, hi, limit=limit), model, x, y, key=key, batch_size=batch_size, by="ebd2")
     values = np.where(found["flips"], found["steps"], np.nan)
-    return Scores(values, "estimate", {"flips": found["flips"], "right": found["right"]})
+    return Scores(values, "estimate", {"flips": found["flips"], "right": found["right"]}, 1.0, float(limit))
 
 
 def _noise(threat: Any, key: Any, f: Any, x: Any, *, samples: int) -> Any:
@@ -134,7 +140,8 @@ def eni(model: Any, x: Any, y: Any, *, threat: Any, key: Any, samples: int = 10,
     """Empirical noise insensitivity: the mean of ``|loss(x + d) - loss(x)| / ||d||_inf`` over random d of a ball; small is insensitive.
 
     Args:
-      model, x, y, key, batch_size: as in `jr.evaluate`; the loss is the cross-entropy of the label.
+      model, x, y, key, batch_size: as in `jr.evaluate`; the loss is the cross-entropy of the label. A random model's draws are the same
+        at both ends of each d.
       threat: `jr.sets.linf`, `l2` or `l1`, sampled uniformly (and clipped).
       samples: draws an example.
 

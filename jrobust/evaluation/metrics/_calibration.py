@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jrobust._checks import check_count
+from jrobust._checks import check_count, check_truth
 from jrobust._statistics import Average, average
-from jrobust.evaluation.metrics._inputs import check_in_range, check_logits, check_truth_of, softmax
+from jrobust.evaluation.metrics._inputs import check_logits, softmax
 
 
 class Reliability(NamedTuple):
@@ -26,8 +26,8 @@ class Reliability(NamedTuple):
 
 
 def _labelled(logits: Any, y: Any, by: str) -> tuple[np.ndarray, np.ndarray]:
-    z = check_logits(logits, "logits", by)
-    return z, check_in_range(check_truth_of(y, len(z), by), z.shape[1], by)
+    z = check_logits(logits, "logits", by, 4)
+    return z, check_truth(y, (len(z),), z.shape[1], by=by)
 
 
 def reliability(logits: Any, y: Any, *, bins: int = 15) -> Reliability:
@@ -44,8 +44,11 @@ def reliability(logits: Any, y: Any, *, bins: int = 15) -> Reliability:
     References:
       Guo et al., On calibration of modern neural networks, ICML 2017.
     """
-    z, y = _labelled(logits, y, "reliability")
-    check_count(bins, "bins", "reliability")
+    return _binned(*_labelled(logits, y, "reliability"), bins, "reliability")
+
+
+def _binned(z: np.ndarray, y: np.ndarray, bins: int, by: str) -> Reliability:
+    check_count(bins, "bins", by)
     p = softmax(z)
     top, right = p.max(1), z.argmax(1) == y
     edges = np.linspace(0, 1, bins + 1)
@@ -75,7 +78,7 @@ def ece(logits: Any, y: Any, *, bins: int = 15) -> float:
     References:
       Naeini, Cooper & Hauskrecht, Obtaining well calibrated probabilities using Bayesian binning, AAAI 2015; Guo et al., ICML 2017.
     """
-    found = reliability(logits, y, bins=bins)
+    found = _binned(*_labelled(logits, y, "ece"), bins, "ece")
     gap = np.where(found.count > 0, np.abs(found.accuracy - found.confidence), 0.0)
     return float((found.count * gap).sum() / found.count.sum())
 

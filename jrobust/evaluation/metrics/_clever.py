@@ -86,7 +86,8 @@ def clever(
     Hessian, and the radius solves ``g_j - |grad g_j| r - L_j r^2 / 2 = 0``.
 
     Args:
-      model: as in `jr.evaluate`; for the second order twice differentiable (a ReLU net's Hessian is 0 almost everywhere).
+      model: as in `jr.evaluate`; for the second order twice differentiable (a ReLU net's Hessian is 0 almost everywhere). Of a random
+        one the mean of the n draws that the example keeps.
       x: [N, ...].
       y: labels [N].
       threat: `jr.sets.linf`, `l2` or `l1` (second order: l2) of radius R; points are drawn from it uniformly, then clipped.
@@ -161,4 +162,4 @@ def _scores(found: dict[str, np.ndarray], y: np.ndarray, radius: float, order: i
         "p_value": np.array([[e.p_value for e in r] for r in ends])[at],
         "degenerate": np.array([[e.degenerate for e in r] for r in ends])[at],
     }
-    return Scores(radii[at], "estimate", info)
+    return Scores(radii[at], "estimate", info, most=radius)

@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from jrobust._checks import check_truth
 from jrobust._statistics import Accuracy, Average, average, proportion
 from jrobust.evaluation.metrics._inputs import (
-    check_in_range,
     check_logits,
     check_predictions,
-    check_truth_of,
     mean_over,
     softmax,
 )
@@ -19,7 +18,7 @@ def _right(raw: Any, defended: Any, y: Any, by: str) -> tuple[np.ndarray, np.nda
     """Where each of the two models is right."""
     before = check_predictions(raw, None, "raw", by)
     after = check_predictions(defended, len(before), "defended", by)
-    y = check_truth_of(y, len(before), by)
+    y = check_truth(y, (len(before),), by=by)
     return before == y, after == y
 
 
@@ -94,10 +93,10 @@ def csr(raw: Any, defended: Any, y: Any, *, level: float = 0.95) -> Accuracy:
 
 def _both(raw: Any, defended: Any, y: Any, by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities of both models, labels, and where both are right."""
-    a, b = check_logits(raw, "raw", by), check_logits(defended, "defended", by)
+    a, b = check_logits(raw, "raw", by, 4), check_logits(defended, "defended", by, 4)
     if a.shape != b.shape:
         raise ValueError(f"{by}: raw and defended must be logits of one shape, got {a.shape} and {b.shape}")
-    y = check_in_range(check_truth_of(y, len(a), by), a.shape[1], by)
+    y = check_truth(y, (len(a),), a.shape[1], by=by)
     return softmax(a), softmax(b), y, (a.argmax(1) == y) & (b.argmax(1) == y)
 
 
@@ -124,7 +123,7 @@ def ccv(raw: Any, defended: Any, y: Any, *, level: float = 0.95) -> Average:
     """
     p, q, y, both = _both(raw, defended, y, "ccv")
     at = np.arange(len(y)), y
-    return mean_over(np.abs(q[at] - p[at]), both, side="exact", level=level)
+    return mean_over(np.abs(q[at] - p[at]), both, side="exact", level=level, most=1.0)
 
 
 def cos(raw: Any, defended: Any, y: Any, *, level: float = 0.95) -> Average:
@@ -148,4 +147,4 @@ def cos(raw: Any, defended: Any, y: Any, *, level: float = 0.95) -> Average:
     def divergence(a: np.ndarray) -> np.ndarray:
         return np.where(a > 0, a * np.log(np.where(a > 0, a, 1) / np.where(a > 0, middle, 1)), 0).sum(1)
 
-    return mean_over((divergence(p) + divergence(q)) / 2, both, side="exact", level=level)
+    return mean_over((divergence(p) + divergence(q)) / 2, both, side="exact", level=level, most=float(np.log(2)))

@@ -29,15 +29,19 @@ class Scores(NamedTuple):
       values: float64 [N]; NaN where the number is not defined.
       side: of each number: it lies below ("lower") or above what it speaks of, is "exact", or an "estimate".
       info: further arrays [N] by name.
+      least, most: no number can lie outside of these, nor does the interval of the mean.
     """
 
     values: np.ndarray
     side: Side
     info: dict[str, np.ndarray]
+    least: float = 0.0
+    most: float = np.inf
 
     def average(self, level: float = 0.95) -> Average:
         """The mean over the examples where the number is defined, with its interval."""
-        return mean_over(self.values, ~np.isnan(self.values), side=self.side, level=level)
+        chosen = ~np.isnan(self.values)
+        return mean_over(self.values, chosen, side=self.side, level=level, least=self.least, most=self.most)
 
     def __repr__(self) -> str:
         return f"Scores({self.average()!r})"
@@ -69,7 +73,9 @@ def length(d: Any, kind: str) -> Any:
 def _run(measure: Any, leaves: Any, key: Any, index: Any, x: Any, y: Any, more: Any, *, apply: Any) -> Any:
     def one(i: Any, z: Any, label: Any, *more: Any) -> Any:
         key_i, f = jax.random.fold_in(key, i), objective(apply, leaves, label)
-        if f.draws is not None:  # of a random model each example sees draws of its own
+        if (
+            f.draws is not None
+        ):  # of a random model each example keeps draws of its own: what differs between points is the point
             key_i, drawn = jax.random.split(key_i)
             f = f.at(drawn)
         return measure(key_i, f, z, *more)
@@ -83,7 +89,8 @@ def each(
     """What ``measure(key, f, x[i], *more[i])`` says of every example, arrays [N, ...] on the host.
 
     Args:
-      measure: made with `bind` (its arrays are traced); ``f`` is the objective of one example, whose ``outputs`` are the logits.
+      measure: made with `bind` (its arrays are traced); ``f`` is the objective of one example, whose ``outputs`` are the logits. Of a
+        random model they are of the mean of n draws that the example keeps, those of ``f.at(key)`` of others.
       model, x, y: as in `jr.evaluate`; x is one array.
       key: one typed PRNG key; None where the measure draws nothing (a random model still needs one).
       batch_size: examples at a time.
@@ -134,7 +141,8 @@ def _cut(a: Any, count: int) -> np.ndarray:
 
 
 def _outputs(key: Any, f: Any, x: Any) -> Any:
-    return f.at(key).outputs(x)
+    del key
+    return f.outputs(x)
 
 
 def logits(model: Any, x: Any, *, key: Any = None, batch_size: int = 256) -> np.ndarray:
@@ -143,7 +151,8 @@ def logits(model: Any, x: Any, *, key: Any = None, batch_size: int = 256) -> np.
     Args:
       model: as in `jr.evaluate`.
       x: [N, ...], floating.
-      key: one typed PRNG key, needed for a model wrapped by `jr.objectives.stochastic` alone (logits are then those of its mean).
+      key: one typed PRNG key, needed for a model wrapped by `jr.objectives.stochastic` alone: logits are then those of its mean, over
+        the draws that example i keeps in all metrics under this key.
       batch_size: examples at a time.
 
     >>> import jax.numpy as jnp

@@ -39,7 +39,6 @@ def _rise(f: Any, outputs: Any) -> Any:
 def _steepest(
     threat: Any, key: Any, f: Any, x: Any, *, kind: str, output: str, of: str, steps: int, restarts: int
 ) -> Any:
-    f = f.at(key)
     secant = bind(_secant, f, x, _answer(f, x, of), kind=kind, output=output, of=of)
     s, g = threat(x), Objective(secant, bind(_slope))
 
@@ -77,7 +76,8 @@ def local_lipschitz(
       `Scores` of side "lower".
 
     Guarantee: each number is attained at a point of the ball, so it is at most the local Lipschitz constant there. Eight units in the
-      last place of the outputs are taken off for the rounding of their differences; what a model loses inside is not known.
+      last place of the outputs are taken off for the rounding of their differences; what a model loses inside is not known. Of a random
+      model it speaks of the mean of the n draws that the example keeps, on which PGD climbs too: no bound on that of infinitely many.
 
     Raises:
       ValueError: another threat, norm or count.
@@ -139,7 +139,7 @@ def boundary_thickness(
       witness: [N, ...]; the paper's are targeted PGD, L2 1.0, 20 steps of 0.2, to a random wrong class.
       lower, upper: -1 <= lower < upper <= 1.
       points: at which the way is looked at.
-      key: for a random model alone.
+      key: for a random model alone, of whose draws one mean is taken all the way.
 
     Returns:
       `Scores` of side "estimate", L2 lengths; NaN where the witness is of the same class, so that no boundary is crossed.

@@ -16,7 +16,8 @@ def _loss_gradient(f: Any, x: Any) -> Any:
 
 
 def _sensitivity(key: Any, f: Any, x: Any) -> Any:
-    return length(_loss_gradient(f.at(key), x), "l2")
+    del key
+    return length(_loss_gradient(f, x), "l2")
 
 
 def loss_sensitivity(model: Any, x: Any, y: Any, *, key: Any = None, batch_size: int = 256) -> Scores:
@@ -70,7 +71,7 @@ def _high(g: Any, cutoff: Any) -> Any:
 
 
 def _structure(cutoff: Any, key: Any, f: Any, x: Any) -> dict[str, Any]:
-    f = f.at(key)
+    del key
     g = _loss_gradient(f, x)
     scale = length(g, "linf")
     unit = g / jnp.where(scale > 0, scale, 1.0)  # squares of tiny gradients would vanish
@@ -113,4 +114,11 @@ def gradient_structure(
     if not 0 <= cutoff < np.sqrt(2):
         raise ValueError(f"gradient_structure: cutoff lies in [0, sqrt(2)), got {cutoff!r}")
     found = each(bind(_structure, cutoff), model, x, y, key=key, batch_size=batch_size, by="gradient_structure")
-    return GradientStructure(**{name: Scores(v.astype(np.float64), "estimate", {}) for name, v in found.items()})
+    shares = {
+        name: np.minimum(found[name].astype(np.float64), 1.0) for name in ("high_frequency", "cosine")
+    }  # but for rounding
+    sizes = {name: found[name].astype(np.float64) for name in ("l1", "l2", "linf", "alignment")}
+    return GradientStructure(
+        **{name: Scores(v, "estimate", {}) for name, v in sizes.items()},
+        **{name: Scores(v, "estimate", {}, most=1.0) for name, v in shares.items()},
+    )

@@ -4,17 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from jrobust._checks import check_labels
 from jrobust._statistics import Average, average
+from jrobust.evaluation._checks import warn_if_probabilities
 from jrobust.typing import Side
-
-
-def check_truth_of(y: Any, n: int, by: str) -> np.ndarray:
-    """Integer labels [n]."""
-    try:
-        return check_labels(y, n)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{by}: {error}") from None
 
 
 def check_predictions(predictions: Any, n: int | None, name: str, by: str) -> np.ndarray:
@@ -26,8 +18,8 @@ def check_predictions(predictions: Any, n: int | None, name: str, by: str) -> np
     return p
 
 
-def check_logits(logits: Any, name: str, by: str) -> np.ndarray:
-    """Finite logits [N, K], in float64."""
+def check_logits(logits: Any, name: str, by: str, depth: int = 3) -> np.ndarray:
+    """Finite logits [N, K], in float64; a warning, ``depth`` calls up, where they are probabilities."""
     z = np.asarray(logits)
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] < 2 or not np.issubdtype(z.dtype, np.floating):
         raise ValueError(
@@ -38,15 +30,9 @@ def check_logits(logits: Any, name: str, by: str) -> np.ndarray:
         raise ValueError(
             f"{by}: {name}[{bad[0][0]}, {bad[0][1]}] is {z[tuple(bad[0])]}; probabilities need finite logits"
         )
+    again = f"{by}: {name} are probabilities, of which the softmax is taken again: give logits, or logarithms of probabilities"
+    warn_if_probabilities(z, again, depth)
     return z.astype(np.float64)
-
-
-def check_in_range(y: np.ndarray, classes: int, by: str) -> np.ndarray:
-    """Labels that the logits have a column for."""
-    bad = np.flatnonzero((y < 0) | (y >= classes))
-    if len(bad):
-        raise ValueError(f"{by}: y[{bad[0]}] = {y[bad[0]]} is out of range: the logits have {classes} classes")
-    return y
 
 
 def check_moved(x: Any, witness: Any, by: str) -> tuple[np.ndarray, np.ndarray]:
@@ -81,8 +67,16 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return e / e.sum(1, keepdims=True)
 
 
-def mean_over(values: np.ndarray, chosen: np.ndarray, *, side: Side = "estimate", level: float = 0.95) -> Average:
-    """The mean of the values chosen; NaN with n = 0 where there are none."""
+def mean_over(
+    values: np.ndarray,
+    chosen: np.ndarray,
+    *,
+    side: Side = "estimate",
+    level: float = 0.95,
+    least: float = 0.0,
+    most: float = np.inf,
+) -> Average:
+    """The mean of the values chosen, none of which can lie outside ``[least, most]``; NaN with n = 0 where there are none."""
     if not chosen.any():
         return Average(np.nan, np.nan, np.nan, 0, level, side, 1.0)
-    return average(values[chosen], side=side, level=level)
+    return average(values[chosen], side=side, level=level, least=least, most=most)

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from jrobust._checks import check_truth
 from jrobust._statistics import Accuracy, proportion
-from jrobust.evaluation.metrics._inputs import check_predictions, check_truth_of
+from jrobust.evaluation.metrics._inputs import check_predictions
 
 
 def fooling_rate(clean: Any, changed: Any, *, level: float = 0.95) -> Accuracy:
@@ -57,7 +58,7 @@ def retention_rate(clean: Any, changed: Any, y: Any, *, level: float = 0.95) -> 
     """
     before = check_predictions(clean, None, "clean", "retention_rate")
     after = check_predictions(changed, len(before), "changed", "retention_rate")
-    right = before == check_truth_of(y, len(before), "retention_rate")
+    right = before == check_truth(y, (len(before),), by="retention_rate")
     if not right.any():
         raise ValueError("retention_rate: no example was classified right, so nothing could be retained")
     return proportion(int((right & (before == after)).sum()), int(right.sum()), side="lower", level=level)

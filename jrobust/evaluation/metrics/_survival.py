@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jrobust._checks import check_truth
 from jrobust._statistics import Accuracy, proportion
 from jrobust.corruptions import Corruption, cifar_c, corrupted
 from jrobust.evaluation.metrics._driver import logits
-from jrobust.evaluation.metrics._inputs import check_in_range, check_success, check_truth_of
+from jrobust.evaluation.metrics._inputs import check_success
 
 
 def _survivors(
@@ -29,10 +30,10 @@ def _survivors(
     chosen = check_success(success, len(z), by)
     if not chosen.any():
         raise ValueError(f"{by}: no adversarial example succeeded, so none could survive")
-    labels = check_truth_of(y if target is None else target, len(z), by)[chosen]
+    labels = check_truth(y if target is None else target, (len(z),), by=by)[chosen]
     changed = corrupted(change, z[chosen], severity=1, key=jax.random.key(0), batch_size=batch_size)
     answers = logits(model, changed, batch_size=batch_size)
-    labels, predicted = check_in_range(labels, answers.shape[1], by), answers.argmax(1)
+    labels, predicted = check_truth(labels, labels.shape, answers.shape[1], by=by), answers.argmax(1)
     still = predicted != labels if target is None else predicted == labels
     return proportion(int(still.sum()), len(still), side="estimate", level=level, quantity="rate")
 

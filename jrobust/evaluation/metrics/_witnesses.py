@@ -4,13 +4,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jrobust._checks import check_truth
 from jrobust._statistics import Average
 from jrobust.evaluation.metrics._inputs import (
-    check_in_range,
     check_logits,
     check_moved,
     check_success,
-    check_truth_of,
     flat_norms,
     mean_over,
     softmax,
@@ -38,7 +37,8 @@ def acac(logits: Any, success: Any, *, level: float = 0.95) -> Average:
       Ling et al., DEEPSEC: a uniform platform for security analysis of deep learning models, S&P 2019.
     """
     p = softmax(check_logits(logits, "logits", "acac"))
-    return mean_over(p.max(1), check_success(success, len(p), "acac"), level=level)
+    chosen = check_success(success, len(p), "acac")
+    return mean_over(p.max(1), chosen, level=level, least=1 / p.shape[1], most=1.0)
 
 
 def actc(logits: Any, y: Any, success: Any, *, level: float = 0.95) -> Average:
@@ -62,8 +62,8 @@ def actc(logits: Any, y: Any, success: Any, *, level: float = 0.95) -> Average:
       Ling et al., DEEPSEC, S&P 2019.
     """
     p = softmax(check_logits(logits, "logits", "actc"))
-    y = check_in_range(check_truth_of(y, len(p), "actc"), p.shape[1], "actc")
-    return mean_over(p[np.arange(len(p)), y], check_success(success, len(p), "actc"), level=level)
+    y = check_truth(y, (len(p),), p.shape[1], by="actc")
+    return mean_over(p[np.arange(len(p)), y], check_success(success, len(p), "actc"), level=level, most=1.0)
 
 
 def nte(logits: Any, success: Any, *, level: float = 0.95) -> Average:
@@ -83,7 +83,7 @@ def nte(logits: Any, success: Any, *, level: float = 0.95) -> Average:
       Luo et al., Towards imperceptible and robust adversarial example attacks against neural networks, AAAI 2018; Ling et al., DEEPSEC.
     """
     p = np.sort(softmax(check_logits(logits, "logits", "nte")), axis=1)
-    return mean_over(p[:, -1] - p[:, -2], check_success(success, len(p), "nte"), level=level)
+    return mean_over(p[:, -1] - p[:, -2], check_success(success, len(p), "nte"), level=level, most=1.0)
 
 
 def ald(
@@ -121,7 +121,7 @@ def ald(
         raise ValueError(f"ald: relative distortion is defined for p=2, got p={p!r}")
     if p == 0:
         changed = np.round(levels * a) != np.round(levels * b)
-        return mean_over(changed.reshape(len(a), -1).mean(1), success, level=level)
+        return mean_over(changed.reshape(len(a), -1).mean(1), success, level=level, most=1.0)
     size = flat_norms(b - a, p)
     if relative:
         own = flat_norms(a, 2)
@@ -259,4 +259,5 @@ def average_ssim(
       Wang's Gaussian window on images as they are; DEEPSEC rounds to bytes and takes scikit-image's uniform window of 7 x 7.
     """
     each = ssim(x, witness, window=window, sigma=sigma)
-    return mean_over(each, check_success(success, len(each), "average_ssim"), level=level)
+    chosen = check_success(success, len(each), "average_ssim")
+    return mean_over(each, chosen, level=level, least=-1.0, most=1.0)

@@ -6,7 +6,7 @@ import pytest
 
 import jrobust as jr
 from jrobust import metrics
-from jrobust._statistics import proportion
+from jrobust._statistics import average, proportion
 from jrobust.evaluation import Result, curve
 from tests.evaluation.common import data, linear, linear_radius
 
@@ -45,6 +45,26 @@ def test_a_rate_reads_the_other_way_round():
     assert repr(metrics.robust_accuracy(PGD)).startswith("Accuracy(at most 0.5")
 
 
+@pytest.mark.parametrize(
+    ("side", "share", "mean"),
+    [
+        ("lower", "at most", "at least"),
+        ("upper", "at least", "at most"),
+        ("exact", "exact", "exact"),
+        ("estimate", "estimate", "estimate"),
+    ],
+)
+def test_a_printed_number_says_its_side_and_n(side, share, mean):
+    a = proportion(3, 4, side=side)
+    assert str(a) == f"{a}" == f"{share} 0.7500 [{a.low:.4f}, {a.high:.4f}], n=4"
+    assert f"{a:.1f}" == f"{share} 0.8 [{a.low:.1f}, {a.high:.1f}], n=4"
+    assert repr(a) == f"Accuracy({a})"
+    b = average([1.0, 2.0], side=side, confidence=0.999)
+    assert str(b) == f"{mean} 1.5000 [{b.low:.4f}, {b.high:.4f}], n=2, confidence 0.999"
+    assert repr(b) == f"Average({b})"
+    assert f"{b:.2f}".startswith(f"{mean} 1.50 [")
+
+
 def test_classes():
     each = metrics.class_accuracy(PGD, Y)
     assert {k: (a.value, a.n, a.side) for k, a in each.items()} == {
@@ -57,7 +77,7 @@ def test_classes():
     wide = [proportion(c, n, side="lower", level=1 - 0.1 / 3) for c, n in ((2, 2), (1, 3), (0, 1))]
     assert worst.accuracy.low == min(a.low for a in wide)
     assert worst.accuracy.high == pytest.approx(min(a.high for a in wide))
-    with pytest.raises(ValueError, match=r"class_accuracy: y must have shape \(6,\)"):
+    with pytest.raises(ValueError, match=r"class_accuracy: y must be integer labels \(6,\)"):
         metrics.class_accuracy(PGD, Y[:5])
     with pytest.raises(ValueError, match="guess"):
         metrics.class_accuracy(GUESS, Y)

@@ -42,6 +42,29 @@ def test_by_loops():
     assert metrics.brier(LOGITS, Y).side == metrics.nll(LOGITS, Y).side == "exact"
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_probabilities_for_logits_are_told(classes):
+    z, y = LOGITS[:, :classes], Y % classes
+    p, right = softmax(z, 1), np.ones(200, bool)
+    calls = {
+        "ece": lambda z: metrics.ece(z, y),
+        "reliability": lambda z: metrics.reliability(z, y),
+        "brier": lambda z: metrics.brier(z, y),
+        "nll": lambda z: metrics.nll(z, y),
+        "acac": lambda z: metrics.acac(z, right),
+        "actc": lambda z: metrics.actc(z, y, right),
+        "nte": lambda z: metrics.nte(z, right),
+        "ccv": lambda p: metrics.ccv(z, p, y),
+        "cos": lambda p: metrics.cos(z, p, y),
+    }
+    for name, call in calls.items():
+        call(z), call(np.log(p))  # silent
+        with pytest.warns(UserWarning, match=rf"^{name}: \w+ are probabilities"):
+            call(p)
+    assert metrics.nll(np.log(p), y).value == pytest.approx(metrics.nll(z, y).value)
+    metrics.brier([[0.25, 0.75], [1.0, 0.0]], [1, 0])  # of two classes a few may be so by chance
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="bins"):
         metrics.ece(LOGITS, Y, bins=0)

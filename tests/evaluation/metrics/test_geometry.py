@@ -35,6 +35,25 @@ def test_steepest_secant_of_a_linear_model(key):
     np.testing.assert_allclose(euclid.values, np.linalg.norm(W, 2), rtol=2e-2)
 
 
+def test_intervals_end_where_the_quantity_does(key):
+    x = np.array([[0.0, 1.0], [0.3, 0.4]], np.float32)  # a gradient along the one example, not the other
+    model = lambda x: x * jnp.array([0.0, 1.0])  # noqa: E731
+    strip = lambda x: jnp.stack([0 * x[:, 0], 1.5 - x[:, 1] ** 2], 1)  # noqa: E731
+    found = {
+        "cosine": (metrics.gradient_structure(model, x, [1, 1]).cosine, 0.0, 1.0),
+        "ebd1": (metrics.ebd1(strip, x, [1, 1], magnitudes=np.arange(1, 91) / 10, key=key, directions=2), 0.1, 9.0),
+        "ebd2": (metrics.ebd2(model, x, [1, 1], step=0.3, limit=9, clip=None), 1.0, 9.0),
+        "slope": (metrics.loss_sensitivity(model, 30 * x, [0, 1]), 0.0, np.inf),
+        "clever": (metrics.clever(model, x, [1, 1], threat=jr.sets.l2(0.7), key=key, samples=2, batches=5), 0.0, 0.7),
+    }
+    for name, (scores, least, most) in found.items():
+        assert (scores.least, scores.most) == (least, most), name
+        assert len(set(scores.values.tolist())) == 2, name  # else there is nothing to cut
+        a = scores.average()
+        assert least <= a.low <= a.value <= a.high <= most, name
+        assert least == a.low or most == a.high, name
+
+
 def test_steepest_secant_of_a_parabola(key):
     x = np.array([[1.0]], np.float32)
     model = lambda x: jnp.concatenate([x**2, 0 * x], 1)  # noqa: E731
@@ -165,3 +184,70 @@ def test_other_weights_run_the_same_program(key):
         second = metrics.local_lipschitz(model(two), x, y, **{**options, "threat": jr.sets.l2(0.4)})
     assert not seen
     assert (first.values != second.values).all()
+
+
+SLOPE = np.array([1.0, -2.0, 0.5], np.float32)
+
+
+def shifted(draw, x):
+    """Two classes whose margin is linear, shifted by the draw."""
+    m = x @ SLOPE + jax.random.normal(draw)
+    return jnp.stack([m, 0 * m], 1)
+
+
+def kept(x, key):
+    """The shifts that the examples keep under a key."""
+    z = metrics.logits(jr.objectives.stochastic(shifted, 1), x, key=key)
+    return z[:, 0] - z[:, 1] - x @ SLOPE
+
+
+def test_a_random_model_keeps_its_draws_at_all_points_of_an_example(key):
+    model, x = jr.objectives.stochastic(shifted, 1), RNG.uniform(size=(12, 3)).astype(np.float32)
+    y = np.zeros(12, int)
+    shifts = kept(x, key)
+    assert np.ptp(shifts) > 1  # they are their own
+    steepest = metrics.local_lipschitz(model, x, y, threat=jr.sets.linf(0.01), key=key)
+    # the two logits of the mean move together by what the margin moves; a new shift would move them without bound
+    np.testing.assert_allclose(steepest.values, np.abs(SLOPE).sum(), rtol=1e-2)
+    noise = metrics.eni(model, x, y, threat=jr.sets.linf(1e-3), key=key)
+    assert (noise.values < np.abs(SLOPE).sum() * 1.05).all()
+    radii = metrics.clever(model, x, y, threat=jr.sets.l2(9.0), key=key, samples=4, batches=5)
+    margin = np.maximum(x @ SLOPE + shifts, 0)
+    np.testing.assert_allclose(radii.values, np.minimum(margin / np.linalg.norm(SLOPE), 9), atol=1e-3)
+
+
+def test_the_strip_of_a_random_model_is_one_models(key):
+    x = np.zeros((8, 3), np.float32) + 6 * SLOPE / (SLOPE @ SLOPE)
+    far = x - 12 * SLOPE / (SLOPE @ SLOPE)  # the margin goes from 6 to -6, both shifted by one draw
+    found = metrics.boundary_thickness(
+        jr.objectives.stochastic(shifted, 1), x, np.zeros(8, int), far, points=600, key=key
+    )
+    exact = 2 * np.arctanh(0.75) / np.linalg.norm(SLOPE)
+    np.testing.assert_allclose(found.values, exact, atol=2 * 12 / np.linalg.norm(SLOPE) / 600)
+
+
+def test_a_walk_meets_the_boundary_of_the_kept_draws(key):
+    def well(draw, x):  # left at distance 2 + shift in any direction
+        m = 2 + 0.3 * jax.random.normal(draw) - jnp.sqrt(jnp.sum(x**2, 1) + 1e-12)
+        return jnp.stack([m, 0 * m], 1)
+
+    model, x = jr.objectives.stochastic(well, 1), np.zeros((20, 3), np.float32)
+    z = metrics.logits(model, x, key=key)
+    grid = np.arange(1, 400) / 100
+    found = metrics.ebd1(model, x, np.zeros(20, int), magnitudes=grid, key=key, directions=3)
+    np.testing.assert_allclose(found.values, z[:, 0] - z[:, 1], atol=0.011)
+    assert found.info["flips"].all()
+
+
+def test_steps_do_not_fit_the_draws_that_judge_them(key):
+    def wavering(draw, x):  # by the sign of the draw the second entry helps or harms; in the mean it does nothing
+        m = 1 - x[:, 0] + 2 * jax.random.rademacher(draw, (), x.dtype) * x[:, 1]
+        return jnp.stack([m, 0 * m], 1)
+
+    model, x = jr.objectives.stochastic(wavering, 1), np.zeros((40, 2), np.float32)
+    found = metrics.ebd2(model, x, np.zeros(40, int), step=0.05, limit=200, clip=None, key=key)
+    assert found.info["flips"].all()
+    assert (found.values >= 7).all()  # 7 steps of the draw's own gradient leave the label
+    assert found.values.mean() > 10
+    steady = lambda x: jnp.stack([1 - x[:, 0] + 2 * x[:, 1], 0 * x[:, 0]], 1)  # noqa: E731
+    assert metrics.ebd2(steady, x[:1], [0], step=0.05, clip=None).values == 7

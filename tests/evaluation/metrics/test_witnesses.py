@@ -37,6 +37,31 @@ def test_confidence():
         metrics.acac([[0, 1]], [True])
 
 
+def test_intervals_end_where_the_quantity_does():
+    # two examples that differ much: Student's interval alone leaves every range
+    logits, two, y = [[9.0, 0.0, 0.0], [0.1, 0.0, 0.0]], [True, True], [0, 1]
+    x = np.stack([np.zeros((12, 12, 1)), np.full((12, 12, 1), 0.5)])
+    z = np.stack([1 - x[0], x[1]])
+    ranges = {
+        "acac": (metrics.acac(logits, two), 1 / 3, 1.0),
+        "actc": (metrics.actc(logits, y, two), 0.0, 1.0),
+        "nte": (metrics.nte(logits, two), 0.0, 1.0),
+        "ald 0": (metrics.ald(x, z, two, p=0), 0.0, 1.0),
+        "ald 2": (metrics.ald(x, z, two, p=2), 0.0, np.inf),
+        "psd": (metrics.psd(x, z, two), 0.0, np.inf),
+        "ssim": (metrics.average_ssim(x, z, two), -1.0, 1.0),
+        "empirical": (metrics.empirical_robustness(x + 0.01, z, two), 0.0, np.inf),
+        "ccv": (metrics.ccv(logits, [[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]], [0, 0]), 0.0, 1.0),
+        "cos": (metrics.cos(logits, [[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]], [0, 0]), 0.0, np.log(2)),
+    }
+    for name, (a, least, most) in ranges.items():
+        assert least <= a.low <= a.value <= a.high <= most, name
+    assert [ranges[name][0].low for name in ("acac", "nte", "psd", "ssim", "ccv")] == [1 / 3, 0.0, 0.0, -1.0, 0.0]
+    # where all have one value the interval is of the share that may differ
+    assert metrics.acac([[0.0, 0.0]] * 9, [True] * 9).low == 0.5
+    assert 0.5 < metrics.acac([[0.0, 0.0]] * 9, [True] * 9).high < 0.8
+
+
 def test_distortion():
     d = (Z - X).reshape(6, -1)[S]
     a = X.reshape(6, -1)[S]
