@@ -11,11 +11,12 @@ from PIL import Image
 from scipy import ndimage
 
 from jrobust.corruptions import cifar_c, corrupted, imagenet_c
-from jrobust.corruptions._blur import disk, moved, shuffled
+from jrobust.corruptions._blur import moved, shuffled
 from jrobust.corruptions._digital import elastic_transform
 from jrobust.corruptions._edges import canny_bytes, joined
 from jrobust.corruptions._jpeg import jpeg_compression
 from jrobust.corruptions._linear import mirrored, reflected, sampled
+from jrobust.corruptions._noise import normals, uniforms
 from jrobust.corruptions._spatter import distances, equalised
 from jrobust.corruptions._weather import plasma
 
@@ -33,28 +34,47 @@ def corrupt(corruption, severity, x=IMAGE):
     return np.asarray(jax.jit(lambda x: corruption.corrupt(KEY, x, severity))(jnp.asarray(x)))
 
 
+def zoomed(x, factor):
+    """The middle of an image enlarged, as the authors do it."""
+    tops, kept = zip(
+        *(((n - int(np.ceil(n / factor))) // 2, int(np.ceil(n / factor))) for n in x.shape[:2]), strict=True
+    )
+    out = ndimage.zoom(x[tops[0] : tops[0] + kept[0], tops[1] : tops[1] + kept[1]], (factor, factor, 1), order=1)
+    trim = [(a - n) // 2 for a, n in zip(out.shape, x.shape, strict=True)]
+    return out[trim[0] : trim[0] + x.shape[0], trim[1] : trim[1] + x.shape[1]]
+
+
+def shifted(x, radius, sigma, angle):
+    """The sum of shifts that a motion is."""
+    step = np.arange(2 * radius + 1)
+    weight = np.exp(-(step**2) / (2 * sigma**2))
+    total = np.zeros_like(x)
+    for i, w in zip(step, weight / weight.sum(), strict=True):
+        down, right = (int(np.ceil(i * f(np.deg2rad(angle)) - 0.5)) for f in (np.sin, np.cos))
+        rows, columns = (np.clip(np.arange(n) + by, 0, n - 1) for n, by in zip(x.shape[:2], (down, right), strict=True))
+        total += np.float32(w) * x[rows][:, columns]
+    return total
+
+
 @BOTH
 def test_blurs_are_scipys(suite):
     for severity in (1, 5):
         (sigma,) = suite["gaussian_blur"].settings[severity - 1]
         blurred = ndimage.gaussian_filter(IMAGE.astype(float), (sigma, sigma, 0), mode="nearest")
         np.testing.assert_allclose(corrupt(suite["gaussian_blur"], severity), blurred, atol=1e-5)
-        kernel = disk(*suite["defocus_blur"].settings[severity - 1])
-        assert kernel.sum() == pytest.approx(1, abs=0.02)  # the 5 x 5 rim of the largest is mirrored
+        radius, softness = suite["defocus_blur"].settings[severity - 1]
+        reach, half = (8, 1) if radius <= 8 else (radius, 2)
+        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+        kernel = (x**2 + y**2 <= radius**2) / np.sum(x**2 + y**2 <= radius**2)
+        y, x = np.mgrid[-half : half + 1, -half : half + 1]
+        rim = np.exp(-(x**2 + y**2) / (2 * softness**2))
+        kernel = ndimage.correlate(kernel, rim / rim.sum(), mode="mirror")
         spread = ndimage.correlate(IMAGE.astype(float), kernel[..., None], mode="mirror")
         np.testing.assert_allclose(corrupt(suite["defocus_blur"], severity), spread, atol=1e-5)
 
 
 @BOTH
 def test_zoom_is_scipys(suite):
-    def zoomed(x, factor):
-        tops, kept = zip(
-            *(((n - int(np.ceil(n / factor))) // 2, int(np.ceil(n / factor))) for n in x.shape[:2]), strict=True
-        )
-        out = ndimage.zoom(x[tops[0] : tops[0] + kept[0], tops[1] : tops[1] + kept[1]], (factor, factor, 1), order=1)
-        trim = [(a - n) // 2 for a, n in zip(out.shape, x.shape, strict=True)]
-        return out[trim[0] : trim[0] + x.shape[0], trim[1] : trim[1] + x.shape[1]]
-
     for severity in (2, 5):
         factors = np.arange(1, *suite["zoom_blur"].settings[severity - 1])
         wanted = (IMAGE + sum(zoomed(IMAGE.astype(float), f) for f in factors)) / (len(factors) + 1)
@@ -74,6 +94,8 @@ def test_colours_are_those_of_the_standard_library(suite):
         (shift,) = suite["brightness"].settings[severity - 1]
         brighter = reference(lambda h, s, v, by=shift: (h, s, min(v + by, 1.0)))
         np.testing.assert_allclose(corrupt(suite["brightness"], severity, corners), brighter, atol=1e-5)
+        grey = corrupt(suite["brightness"], severity, corners[..., :1])
+        np.testing.assert_allclose(grey, np.minimum(corners[..., :1] + shift, 1), atol=1e-6)
         a, b = suite["saturate"].settings[severity - 1]
         redder = reference(lambda h, s, v, a=a, b=b: (h, min(s * a + b, 1.0), v))
         np.testing.assert_allclose(corrupt(suite["saturate"], severity, corners), redder, atol=3e-5)
@@ -177,12 +199,7 @@ def test_the_gradient_of_jpeg_is_that_of_its_linear_maps():
 
 def test_motion_is_a_sum_of_shifts():
     for angle in (-40.0, 13.0, -100.0):
-        weight = np.exp(-(np.arange(13) ** 2) / 8)
-        wanted = np.zeros_like(IMAGE)
-        for i, w in enumerate(weight / weight.sum()):
-            rows, columns = (int(np.ceil(i * f(np.deg2rad(angle)) - 0.5)) for f in (np.sin, np.cos))
-            r = np.clip(np.arange(22) + rows, 0, 21)
-            wanted += np.float32(w) * IMAGE[r][:, np.clip(np.arange(21) + columns, 0, 20)]
+        wanted = shifted(IMAGE, 6, 2.0, angle)
         np.testing.assert_allclose(jax.jit(moved, static_argnums=(1, 2))(IMAGE, 6, 2.0, angle), wanted, atol=1e-5)
 
 
@@ -227,6 +244,36 @@ def test_elastic_moves_a_ramp_by_an_affine_map():
     assert 1e-3 < np.abs(still - ramp).max() < 0.2
 
 
+def test_elastic_of_given_draws_is_scipys():
+    """Both samplings; a place is off by at most 1/2048 of a pixel along each axis."""
+    for strength, smoothness, corners in (cifar_c["elastic_transform"].settings[i] for i in (1, 4)):
+        for_corners, *for_field = jax.random.split(KEY, 3)
+        shifts = np.asarray(jax.random.uniform(for_corners, (3, 2), minval=-1.0, maxval=1.0), float) * corners * 21
+        points = np.array([11, 10]) + 7 * np.array([[1, 1], [-1, 1], [-1, -1]])
+        a = np.linalg.solve(np.c_[points + shifts, np.ones(3)], points)
+        places = np.stack([*np.mgrid[:22, :21], np.ones((22, 21))], -1) @ a
+        field = [
+            strength
+            * 21
+            * ndimage.gaussian_filter(
+                np.asarray(uniforms(k, (22, 21), jnp.float32, -1.0, 1.0), float),
+                smoothness * 21,
+                mode="reflect",
+                truncate=3,
+            )
+            for k in for_field
+        ]
+        out = np.zeros_like(IMAGE)
+        for c in range(3):
+            out[..., c] = ndimage.map_coordinates(
+                IMAGE[..., c].astype(float), np.moveaxis(places, 2, 0), order=1, mode="mirror"
+            )
+            out[..., c] = ndimage.map_coordinates(out[..., c], np.mgrid[:22, :21] + field, order=1, mode="reflect")
+        np.testing.assert_allclose(
+            elastic_transform(KEY, jnp.asarray(IMAGE), strength, smoothness, corners), out, atol=2.1e-3
+        )
+
+
 def test_plasma_is_diamonds_and_squares():
     size, decay = 16, 1.7
     draws = np.asarray(jax.random.uniform(KEY, (size * size - 1,), minval=-1.0, maxval=1.0))
@@ -252,6 +299,50 @@ def test_plasma_is_diamonds_and_squares():
         used, step, w = used + 3 * n * n, half, w / decay
     grid -= grid.min()
     np.testing.assert_allclose(jax.jit(plasma, static_argnums=(1, 2))(KEY, size, decay), grid / grid.max(), atol=1e-4)
+
+
+@BOTH
+def test_weather_of_given_draws_is_the_authors(suite):
+    """Their formulas in NumPy, SciPy and Pillow's bytes, from the random numbers that ours draw: within one level."""
+    for severity in (1, 5):
+        thickness, decay = suite["fog"].settings[severity - 1]
+        fog = IMAGE + thickness * np.asarray(plasma(KEY, 32, decay))[:22, :21, None]
+        wanted = np.clip(fog * IMAGE.max() / (IMAGE.max() + thickness), 0, 1)
+        np.testing.assert_allclose(corrupt(suite["fog"], severity), wanted, atol=1e-5)
+
+        mean, sd, zoom, least, radius, sigma, share = suite["snow"].settings[severity - 1]
+        flakes, wind = jax.random.split(KEY)
+        layer = zoomed(mean + sd * np.asarray(normals(flakes, (22, 21, 1), jnp.float32), float), zoom)
+        layer = np.floor(255 * np.clip(np.where(layer < least, 0, layer), 0, 1)) / 255
+        layer = (
+            np.round(
+                255 * shifted(layer, radius, sigma, float(jax.random.uniform(wind, (), minval=-135.0, maxval=-45.0)))
+            )
+            / 255
+        )
+        white = np.maximum(IMAGE, IMAGE @ [[0.299], [0.587], [0.114]] * 1.5 + 0.5)
+        wanted = np.clip(share * IMAGE + (1 - share) * white + layer + np.rot90(layer, 2), 0, 1)
+        got = corrupt(suite["snow"], severity)
+        np.testing.assert_allclose(got, wanted, atol=1.01 / 255)  # a flake on a tie of two levels
+        assert np.mean(np.abs(got - wanted) > 1e-5) < 0.01
+
+        mean, sd, sigma, least, strength, mud = suite["spatter"].settings[severity - 1]
+        drop = mean + sd * np.asarray(normals(KEY, (22, 21), jnp.float32), float)
+        drop = ndimage.gaussian_filter(drop, sigma, mode="nearest")
+        drop[drop < least] = 0
+        if mud:
+            m = ndimage.gaussian_filter((drop > least).astype(float), strength, mode="nearest")
+            m = np.where(m < 0.8, 0, m)[..., None]
+            wanted = IMAGE * (1 - m) + np.array([63, 42, 20]) / 255 * m
+        else:
+            drop = np.floor(255 * np.clip(drop, 0, 1))
+            away = ndimage.distance_transform_edt(~np.asarray(canny_bytes(jnp.asarray(drop, jnp.float32), 50.0, 150.0)))
+            rank = equalised(jnp.floor(ndimage.uniform_filter(np.minimum(away, 20), 3, mode="mirror") + 1e-6), 20)
+            lit = ndimage.correlate(np.asarray(rank, float), [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], mode="mirror")
+            m = drop * np.round(ndimage.uniform_filter(np.clip(lit, 0, 255), 3, mode="mirror"))
+            wanted = np.clip(IMAGE + (strength * m / m.max())[..., None] * np.array([175, 238, 238]) / 255, 0, 1)
+        np.testing.assert_allclose(corrupt(suite["spatter"], severity), wanted, atol=1 / 255)
+        assert np.abs(wanted - IMAGE).max() > 0.05
 
 
 def test_edges_distances_and_ranks():
