@@ -1,4 +1,8 @@
-"""JPEG and back, as libjpeg does by default, without the entropy coding, which loses nothing."""
+"""JPEG and back, byte for byte as libjpeg(-turbo) does by default, without the entropy coding, which loses nothing.
+
+Values are libjpeg's integers (those of its "islow" transforms, of 13 bits). Gradients are those of the exact transforms with every rounding
+taken for the identity: the two transforms cancel, and what is left are the linear maps of colours, of halving and of doubling.
+"""
 
 from typing import Any
 
@@ -23,13 +27,26 @@ _LUMA = np.array(
 )
 _CHROMA = np.full((8, 8), 99)
 _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-_WAVE = np.cos((2 * np.arange(8) + 1) * np.arange(8)[:, None] * np.pi / 16) / 2  # [frequency, place]
-_WAVE[0] /= np.sqrt(2)
+# cosines times 8192 sqrt(8), rounded as the sums of libjpeg's constants come out: [frequency, place], the second half mirrored
+_WAVE = np.array(
+    [
+        [8192, 8192, 8192, 8192],
+        [11363, 9633, 6437, 2260],
+        [10703, 4433, -4433, -10703],
+        [9633, -2259, -11362, -6436],
+        [8192, -8192, -8192, 8192],
+        [6437, -11362, 2261, 9633],
+        [4433, -10704, 10704, -4433],
+        [2260, -6436, 9633, -11363],
+    ],
+    np.int32,
+)
+_WAVE = np.concatenate([_WAVE, _WAVE[:, ::-1] * np.array([[1], [-1]] * 4, np.int32)], 1)
 
 
 def _table(base: np.ndarray, quality: int) -> np.ndarray:
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return np.clip((base * scale + 50) // 100, 1, 255).astype(np.float32)
+    return np.clip((base * scale + 50) // 100, 1, 255).astype(np.int32)
 
 
 def _straight(x: Array, whole: Array) -> Array:
@@ -51,15 +68,23 @@ def _padded(x: Array, rows: int, columns: int) -> Array:
     return jnp.pad(x, edges, mode="edge")
 
 
+def _pass(sums: str, x: Array, bits: int) -> Array:
+    """One transform along one axis, scaled down by ``bits`` bits, halves up."""
+    return (jnp.einsum(sums, _WAVE, x) + (1 << (bits - 1))) >> bits
+
+
 def _coded(plane: Float[Array, "H W"], table: np.ndarray) -> Float[Array, "H W"]:
     """A plane of 0..255, whose sides are multiples of 8, as the coefficients on the table's steps give it back."""
     h, w = plane.shape[0] // 8, plane.shape[1] // 8
-    wave = _WAVE.astype(np.float32)
-    blocks = plane.reshape(h, 8, w, 8) - 128.0
-    steps = jnp.einsum("ua,hawb,vb->huwv", wave, blocks, wave, precision="highest") / table[:, None]
-    whole = _straight(steps, jnp.sign(steps) * jnp.floor(jnp.abs(steps) + 0.5)) * table[:, None]
-    back = jnp.einsum("ua,huwv,vb->hawb", wave, whole, wave, precision="highest") + 128.0
-    return jnp.clip(_rounded(back), 0.0, 255.0).reshape(plane.shape)
+    blocks = jax.lax.stop_gradient(plane).astype(jnp.int32).reshape(h, 8, w, 8) - 128
+    # along the rows with 2 bits more, then down the columns: 8 times the coefficients
+    eightfold = _pass("ua,hawv->huwv", _pass("vb,hawb->hawv", blocks, 11), 15)
+    # halves away from 0; half a unit more, so that no quotient lies near a whole number: float32 floors them all exactly
+    step = 8 * table[:, None].astype(np.float32)
+    count = jnp.floor((jnp.abs(eightfold).astype(jnp.float32) + (step / 2 + 0.5)) / step).astype(jnp.int32)
+    back = jnp.sign(eightfold) * count * table[:, None]
+    back = _pass("vb,hawv->hawb", _pass("ua,huwv->hawv", back, 11), 18) + 128
+    return jnp.clip(_straight(plane, back.reshape(plane.shape).astype(plane.dtype)), 0.0, 255.0)
 
 
 def _halved(plane: Float[Array, "H W"]) -> Float[Array, "h w"]:
@@ -83,9 +108,11 @@ def jpeg_compression(key: Any, x: Float[Array, "H W C"], quality: int) -> Float[
     """Coded at ``quality`` and decoded: a grey image, or a colour one with halved chroma (4:2:0)."""
     del key
     height, width, channels = x.shape
-    z = jnp.clip(_rounded(255 * x), 0.0, 255.0)
+    # narrower floats do not hold the integers of colours
+    z = jnp.clip(_rounded(255 * x.astype(jnp.promote_types(x.dtype, jnp.float32))), 0.0, 255.0)
     if channels == 1:
-        return _coded(_padded(z[..., 0], 8, 8), _table(_LUMA, quality))[:height, :width, None] / 255
+        grey = _coded(_padded(z[..., 0], 8, 8), _table(_LUMA, quality))[:height, :width, None]
+        return (grey / 255).astype(x.dtype)
     # libjpeg's integers of 1 / 65536: exact in float32, ties included
     z = _padded(z, 2, 16)
     r, g, b = z[..., 0], z[..., 1], z[..., 2]
@@ -101,4 +128,4 @@ def jpeg_compression(key: Any, x: Float[Array, "H W C"], quality: int) -> Float[
         luma + _whole(-22554 * blue - 46802 * red + 32768),
         luma + _whole(116130 * blue + 32768),
     )
-    return jnp.clip(jnp.stack(out, -1), 0.0, 255.0) / 255
+    return (jnp.clip(jnp.stack(out, -1), 0.0, 255.0) / 255).astype(x.dtype)

@@ -29,7 +29,7 @@ _KINDS: dict[str, tuple[Callable[..., Array], dict[str, Any]]] = {
     "contrast": (_digital.contrast, _ANY),
     "elastic_transform": (_digital.elastic_transform, {"least": 3}),
     "pixelate": (_digital.pixelate, {"least": 4}),
-    "jpeg_compression": (_jpeg.jpeg_compression, {"least": 2, **_GREY_OR_COLOUR}),
+    "jpeg_compression": (_jpeg.jpeg_compression, _GREY_OR_COLOUR),
     "speckle_noise": (_noise.speckle_noise, _ANY),
     "gaussian_blur": (_blur.gaussian_blur, {"least": 2}),
     "spatter": (_spatter.spatter, {"least": 2, **_GREY_OR_COLOUR}),
