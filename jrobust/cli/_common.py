@@ -20,7 +20,7 @@ import jrobust as jr
 from jrobust._model import functional
 from jrobust._statistics import reads
 from jrobust.evaluation import Cost, Row, card_of, read_sections
-from jrobust.evaluation._words import cells, threat_of
+from jrobust.evaluation._report._words import cells, threat_of
 
 
 def number(text: str) -> float:

@@ -17,7 +17,7 @@ from jrobust.cli import _common, _corruptions
 from jrobust.evaluation import Curve, Gallery, Section, costs_of, outcomes_of, protocol_of, rows_of
 from jrobust.evaluation._checks import check_data
 from jrobust.evaluation._corruptions import planned
-from jrobust.evaluation._rows import notes_of
+from jrobust.evaluation._report._rows import notes_of
 
 
 def evaluate(

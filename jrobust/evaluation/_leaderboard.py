@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jrobust._statistics import reads
-from jrobust.evaluation._sections import Row, possible
+from jrobust.evaluation._report._sections import Row, possible
 from jrobust.evaluation._suites import Protocol
 
 

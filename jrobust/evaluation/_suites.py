@@ -16,8 +16,8 @@ from jrobust._combinators import cascade, restarts
 from jrobust.evaluation._checks import check_data
 from jrobust.evaluation._corruptions import corruption_errors
 from jrobust.evaluation._evaluate import evaluate
-from jrobust.evaluation._rows import rows_of, smoothed_rows
-from jrobust.evaluation._sections import Row
+from jrobust.evaluation._report._rows import rows_of, smoothed_rows
+from jrobust.evaluation._report._sections import Row
 
 
 @dataclasses.dataclass(frozen=True)

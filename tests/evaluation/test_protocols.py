@@ -176,7 +176,7 @@ def test_a_board_that_cannot_take_the_entry_is_refused_before_the_work(tmp_path)
 
 
 def test_impossible_numbers_are_not_believed():
-    from jrobust.evaluation._sections import possible
+    from jrobust.evaluation._report._sections import possible
 
     row = jr.evaluation.Row("net", "pgd", "linf", 0.1, "lower", 0.5, 0.4, 0.6, 40, 1.0, 0)
     assert possible(row) is row

@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jrobust.evaluation._models import Model
-from jrobust.evaluation._rows import accuracy_of, sides_of
-from jrobust.evaluation._sections import Section
+from jrobust.evaluation._report._models import Model
+from jrobust.evaluation._report._rows import accuracy_of, sides_of
+from jrobust.evaluation._report._sections import Section
 
 _FOOTNOTE = "Written by jrobust; percentages as RobustBench writes them, null is not measured or not known."
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jrobust.evaluation._outcomes import Outcomes
+from jrobust.evaluation._report._outcomes import Outcomes
 
 SUMMARY, GALLERY, OUTCOMES = "summary.json", "gallery.npz", "outcomes.npz"
 

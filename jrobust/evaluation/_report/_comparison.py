@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from jrobust.evaluation._blocks import Block, Heading, Table, Text
-from jrobust.evaluation._models import Model
-from jrobust.evaluation._protocol import Board, boards, difference
-from jrobust.evaluation._words import interval_of, n_of, share_of
+from jrobust.evaluation._report._blocks import Block, Heading, Table, Text
+from jrobust.evaluation._report._boards import Board, boards, difference
+from jrobust.evaluation._report._models import Model
+from jrobust.evaluation._report._words import interval_of, n_of, share_of
 
 
 def comparison(models: Sequence[Model], level: float) -> list[Block]:
@@ -39,9 +39,9 @@ def comparison(models: Sequence[Model], level: float) -> list[Block]:
 
 
 def _shared(b: Board) -> str:
-    if not b.protocol:
+    if not b.asked:
         return "the protocol was not recorded, so this is ranked against nothing"
-    p = b.protocol
+    p = b.asked
     said = [
         f"{p['n']} examples",
         f"of {p['dataset']}" if p.get("dataset") else "",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jrobust._statistics import Accuracy
-from jrobust.evaluation._sections import Row
+from jrobust.evaluation._report._sections import Row
 
 
 def share_of(a: Accuracy | None) -> str:

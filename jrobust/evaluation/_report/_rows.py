@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from jrobust._statistics import Accuracy, proportion
-from jrobust.evaluation._outcomes import answers, between, radius_of, threats_of
+from jrobust.evaluation._report._outcomes import answers, between, radius_of, threats_of
+from jrobust.evaluation._report._sections import CorruptionRow, Cost, Row, Section
 from jrobust.evaluation._results import Curve, Evaluation
-from jrobust.evaluation._sections import CorruptionRow, Cost, Row, Section
 
 
 def accuracy_of(row: Row) -> Accuracy:

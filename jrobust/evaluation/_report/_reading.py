@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jrobust.evaluation._outcomes import Outcomes
-from jrobust.evaluation._sections import GALLERY, LISTS, OUTCOMES, SUMMARY, Gallery, Section, possible
+from jrobust.evaluation._report._outcomes import Outcomes
+from jrobust.evaluation._report._sections import GALLERY, LISTS, OUTCOMES, SUMMARY, Gallery, Section, possible
 
 METRICS = "metrics.jsonl"
 

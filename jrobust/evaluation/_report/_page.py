@@ -7,14 +7,26 @@ from typing import Any
 import numpy as np
 
 from jrobust._statistics import reads
-from jrobust.evaluation import _plots
-from jrobust.evaluation._blocks import Block, Chip, Code, Columns, Figures, Fold, Heading, Links, Shade, Table, Text
-from jrobust.evaluation._comparison import comparison
-from jrobust.evaluation._models import Model
-from jrobust.evaluation._outcomes import between, threats_of
-from jrobust.evaluation._pictures import gallery
-from jrobust.evaluation._sections import Section
-from jrobust.evaluation._words import cells, interval_of, n_of, said_of, share_of, threat_of
+from jrobust.evaluation._report import _plots
+from jrobust.evaluation._report._blocks import (
+    Block,
+    Chip,
+    Code,
+    Columns,
+    Figures,
+    Fold,
+    Heading,
+    Links,
+    Shade,
+    Table,
+    Text,
+)
+from jrobust.evaluation._report._comparison import comparison
+from jrobust.evaluation._report._models import Model
+from jrobust.evaluation._report._outcomes import between, threats_of
+from jrobust.evaluation._report._pictures import gallery
+from jrobust.evaluation._report._sections import Section
+from jrobust.evaluation._report._words import cells, interval_of, n_of, said_of, share_of, threat_of
 
 _LEAD = (
     "Robust accuracy is never measured, only bounded. An attack found that much of the worst case, so the true robust accuracy is at most "
@@ -110,23 +122,21 @@ def _asked(m: Model) -> list[Block]:
     card = {**dict.fromkeys(_CARD, "not recorded"), **m.card}
     tables = [("model", Table(("", ""), tuple((k, said_of(v)) for k, v in card.items())))]
     for s in m.sections:
-        for name, protocol in (("attacks and proofs", s.protocol), ("smoothing", s.smoothing)):
-            if protocol:
-                tables.append((name, _protocol(protocol)))
+        for name, asked in (("attacks and proofs", s.protocol), ("smoothing", s.smoothing)):
+            if asked:
+                tables.append((name, _questions(asked)))
     out: list[Block] = [Heading(3, "Model card and protocol"), Columns(tuple(tables))]
     if len(tables) == 1:
         out.append(Text("Protocol: which examples and attacks were asked was not recorded.", "missing"))
     return out
 
 
-def _protocol(protocol: Mapping[str, Any]) -> Table:
+def _questions(asked: Mapping[str, Any]) -> Table:
     hidden = ("oracles", "attacks", "set", "noise_digest")
     rows = [
-        (_WORDS.get(k, k.replace("_", " ")), said_of(v))
-        for k, v in protocol.items()
-        if k not in hidden and v is not None
+        (_WORDS.get(k, k.replace("_", " ")), said_of(v)) for k, v in asked.items() if k not in hidden and v is not None
     ]
-    for name, o in protocol.get("oracles", {}).items():
+    for name, o in asked.get("oracles", {}).items():
         kind = {"lower": "attack", "upper": "proof", "exact": "exact"}.get(str(o.get("side")), "estimate")
         rows.append((f"{kind} {name}", f"{o.get('oracle')}, confidence {o.get('confidence', 1.0):g}"))
     return Table(("", ""), tuple(rows))
