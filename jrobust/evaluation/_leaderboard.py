@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jrobust._statistics import reads
+from jrobust.evaluation._ranks import RULE, ranks
 from jrobust.evaluation._report._sections import Row, possible
 from jrobust.evaluation._suites import Protocol
 
@@ -131,7 +132,7 @@ def leaderboard(entries: Sequence[Entry]) -> str:
       entries: from `read_entries`, of any protocols.
 
     Returns:
-      Tables in the order in which the protocols first appear. Equal numbers share a rank.
+      The rule of the ranks, then tables in the order in which the protocols first appear. Models whose intervals overlap are tied.
 
     Raises:
       ValueError: no entries, or one protocol in two versions.
@@ -145,7 +146,7 @@ def leaderboard(entries: Sequence[Entry]) -> str:
     if not entries:
         raise ValueError("a leaderboard without entries has no table")
     check_versions(entries, "the table")
-    parts = []
+    parts = [RULE]
     for protocol in dict.fromkeys(e.protocol for e in entries):
         mine = [e for e in entries if e.protocol == protocol]
         mine.sort(key=lambda e: e.ranked.value, reverse=protocol.higher)
@@ -163,10 +164,7 @@ def _table(p: Protocol, entries: Sequence[Entry]) -> str:
     order = f"Ranked by {p.ranked}, {'more' if p.higher else 'less'} is better."
     lines = [f"### {p.title}", "", f"{what} {order}", "", f"| rank | model | trained | {' | '.join(heads)} |"]
     lines.append("|" + "---|" * (3 + len(heads)))
-    for e in entries:
-        rank = 1 + sum(
-            (o.ranked.value > e.ranked.value) == p.higher and o.ranked.value != e.ranked.value for o in entries
-        )
+    for e, rank in zip(entries, ranks([e.ranked for e in entries], higher=p.higher), strict=True):
         cells = {(r.name, r.eps): f"{r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in e.rows}
         trained = ", ".join(f"{k} {_said(v)}" for k, v in e.trained.items())
         row = [str(rank), _safe(e.model), _safe(trained), *(cells.get(key, "") for key in names)]

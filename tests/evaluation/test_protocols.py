@@ -9,6 +9,7 @@ import pytest
 
 import jrobust as jr
 from jrobust.evaluation import PROTOCOLS, Entry, add_entry, leaderboard, read_entries, run_protocol
+from jrobust.evaluation._ranks import RULE
 from tests.processes import ROOT
 
 W = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
@@ -86,22 +87,25 @@ def test_too_few_examples_and_unknown_kinds_are_named():
         run_protocol(dataclasses.replace(small("linf-digits"), kind="luck"), model, X, Y, title="m")
 
 
-def entry(title="m", weights="0", value=0.5, **changes):
+def entry(title="m", weights="0", value=0.5, width=0.01, **changes):
     protocol = dataclasses.replace(PROTOCOLS["linf-digits"], **changes)
     ev = jr.evaluate(model, X, Y, threat=jr.sets.linf(0.1), oracles={}, key=jax.random.key(0))
     clean = jr.evaluation.rows_of(ev, model=title, seed=0)[0]
-    ranked = clean._replace(name="autoattack", side="lower", threat="linf", eps=0.1, value=value, low=0.0, high=1.0)
+    ranked = clean._replace(
+        name="autoattack", side="lower", threat="linf", eps=0.1, value=value, low=value - width, high=value + width
+    )
     return Entry(protocol, protocol.fingerprint, title, weights, (clean, ranked), {"method": "pgd"}, 1.0, {"jax": "0"})
 
 
 def test_a_leaderboard_comes_back_and_is_ranked(tmp_path):
     file = tmp_path / "deep" / "board.jsonl"
-    a, b, c = entry("a", "1", 0.25), entry("<b> | c", "2", 0.75), entry("tie", "3", 0.75)
+    a, b, c = entry("a", "1", 0.25), entry("<b> | c", "2", 0.75), entry("tie", "3", 0.74)
     assert [add_entry(file, e) for e in (a, b, c, a._replace(model="again"))] == [True, True, True, False]
     assert read_entries(file) == (a, b, c)
     table = leaderboard(read_entries(file))
     ranks = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith(("| 1", "| 2", "| 3"))]
-    assert ranks == [["| 1", "&lt;b> \\| c"], ["| 1", "tie"], ["| 3", "a"]]
+    assert ranks == [["| 1-2", "&lt;b> \\| c"], ["| 1-2", "tie"], ["| 3", "a"]]
+    assert table.startswith(RULE)
     assert "autoattack at 0.1 (at most)" in table
     assert "0.7500" in table
 
@@ -145,7 +149,10 @@ def test_lines_that_are_no_entries_are_named(tmp_path):
 
 def test_the_page_shows_what_the_records_say():
     page = (ROOT / "docs" / "leaderboards.md").read_text()
-    assert page.endswith(leaderboard(read_entries(ROOT / "experiments" / "records" / "leaderboard_digits.jsonl")))
+    records = sorted((ROOT / "experiments" / "records").glob("leaderboard_*.jsonl"))
+    assert records
+    for file in records:
+        assert leaderboard(read_entries(file)) in page, file.name
 
 
 FINGERPRINTS = {

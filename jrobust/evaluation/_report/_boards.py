@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jrobust._statistics import Accuracy
+from jrobust.evaluation._ranks import Rank, ranks, tied
 from jrobust.evaluation._report._rows import accuracy_of, sides_of
 from jrobust.evaluation._report._sections import Section
 
@@ -23,14 +24,16 @@ class Standing(NamedTuple):
       title: of its section.
       floor, ceiling: proven, and left by the attacks; None where not asked.
       above: titles of models that it certainly beats on these examples: its floor exceeds their ceiling.
-      rank: 1 is best, None where nothing ranks it.
+      rank: its places by `ranks`, 1 is best; None where nothing ranks it.
+      ties: titles of the models that it is tied with.
     """
 
     title: str
     floor: Accuracy | None
     ceiling: Accuracy | None
     above: tuple[str, ...] = ()
-    rank: int | None = None
+    rank: Rank | None = None
+    ties: tuple[str, ...] = ()
 
 
 class Board(NamedTuple):
@@ -42,6 +45,7 @@ class Board(NamedTuple):
       titles: the models.
       standings: (threat, radius) -> its models, best first.
       clean: title -> clean accuracy, where it was measured.
+      sections: what is ranked here.
     """
 
     kind: str
@@ -49,12 +53,14 @@ class Board(NamedTuple):
     titles: tuple[str, ...]
     standings: Mapping[tuple[str, float], tuple[Standing, ...]]
     clean: Mapping[str, Accuracy]
+    sections: tuple[Section, ...]
 
 
 def boards(sections: Sequence[Section], level: float = 0.95) -> tuple[Board, ...]:
     """Models grouped by protocol: none is ranked against one that was asked something else, or of which it is not known what was asked.
 
-    Within a radius models are ordered by what the (same) attacks left, or where nothing attacked by what is proven.
+    Within a radius models are ordered by what the (same) attacks left, or where nothing attacked by what is proven; `ranks` says which of
+    them are tied.
     """
     out = []
     for kind, fields, of in (
@@ -83,7 +89,7 @@ def _board(kind: str, asked: Mapping[str, Any] | None, group: Sequence[Section],
             if r.threat == "none" and r.quantity == "accuracy":
                 right[s.title] = accuracy_of(r)
     standings = {where: _ranked(at[where]) for where in sorted(at)}
-    return Board(kind, asked, tuple(dict.fromkeys(s.title for s in group)), standings, right)
+    return Board(kind, asked, tuple(dict.fromkeys(s.title for s in group)), standings, right, tuple(group))
 
 
 def _ranked(entries: Sequence[Standing]) -> tuple[Standing, ...]:
@@ -92,13 +98,16 @@ def _ranked(entries: Sequence[Standing]) -> tuple[Standing, ...]:
     if by is None or len(entries) < 2:
         return tuple(entries)
     ordered = sorted(entries, key=lambda e: -float(getattr(e, by)))
-    values = [float(getattr(e, by)) for e in ordered]
+    numbers = [getattr(e, by) for e in ordered]
     return tuple(
         e._replace(
-            rank=1 + values.index(v),
+            rank=rank,
+            ties=tuple(
+                o.title for o, other in zip(ordered, numbers, strict=True) if o is not e and tied(number, other)
+            ),
             above=tuple(o.title for o in ordered if o is not e and _beats(e.floor, o.ceiling)),
         )
-        for e, v in zip(ordered, values, strict=True)
+        for e, number, rank in zip(ordered, numbers, ranks(numbers), strict=True)
     )
 
 

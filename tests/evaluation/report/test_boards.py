@@ -1,17 +1,22 @@
 """Models are ranked only where they were asked the same."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
 import pytest
 
 import jrobust as jr
+from jrobust._statistics import proportion
 from jrobust.evaluation import (
     Curve,
+    Row,
     Section,
+    report,
     rows_of,
 )
+from jrobust.evaluation._ranks import RULE
 from jrobust.evaluation._report._boards import boards, difference
 from jrobust.evaluation._report._models import models_of
 from tests.evaluation.report.common import (
@@ -28,13 +33,47 @@ from tests.evaluation.report.common import (
 def test_models_of_one_protocol_are_ranked():
     (board,) = boards([section("a"), better("b")])
     at = board.standings["linf", 0.2]
-    assert [(s.title, s.rank, s.above) for s in at] == [("b", 1, ("a",)), ("a", 2, ())]
+    # 5 of 6 and 2 of 6: on these examples b is better for certain, of the others six examples say too little
+    assert [(s.title, s.rank, s.above, s.ties) for s in at] == [
+        ("b", (1, 2), ("a",), ("a",)),
+        ("a", (1, 2), (), ("b",)),
+    ]
     tie = boards([section("a"), section("c")])[0].standings["linf", 0.1]
-    assert [s.rank for s in tie] == [1, 1]
+    assert [str(s.rank) for s in tie] == ["1-2", "1-2"]
     assert not any(s.above for s in tie)
     likely = Curve(CURVE.eps, tuple(evaluation(e, attack=CORRECT, proof=[0] * 6, other=CORRECT) for e in (0.1, 0.2)))
     (board,) = boards([section("a"), section("b", likely)])  # b's proofs hold with confidence 0.99 each
     assert [(s.title, s.above) for s in board.standings["linf", 0.2]] == [("b", ()), ("a", ())]
+
+
+def attacked(title, left, n=100):
+    """A model of whose n examples an attack left some."""
+    a = proportion(left, n, side="lower")
+    row = Row(title, "pgd", "linf", 0.1, "lower", a.value, a.low, a.high, n, 1.0, 0)
+    asked = {"n": n, "examples": "e", "threat": "linf", "set": "s", "attacks": ["p"]}
+    return Section(title, (row,), protocol=asked)
+
+
+def test_ties_are_said_in_every_form(tmp_path):
+    # 95% intervals: 90 [.824, .951], 82 [.731, .890], 74 [.643, .823], 20 [.127, .292]
+    made = [attacked("c", 74), attacked("a", 90), attacked("d", 20), attacked("b", 82)]
+    (board,) = boards(made)
+    at = board.standings["linf", 0.1]
+    assert [(s.title, str(s.rank)) for s in at] == [("a", "1-2"), ("b", "1-3"), ("c", "2-3"), ("d", "4")]
+    assert [s.ties for s in at] == [("b",), ("a", "c"), ("b",), ()]
+    text, plain = words(made, tmp_path), words(made, tmp_path, "md")
+    assert RULE in text
+    assert RULE in plain
+    for rank, title in (("1-2", "a"), ("1-3", "b"), ("2-3", "c"), ("4", "d")):
+        assert f'<td class="num">{rank}</td><td>{title}</td>' in text
+        assert f"| {rank} | {title} |" in plain
+    document = json.loads(report(made, tmp_path / "r.json").read_text())
+    found = {e["name"]: e["jrobust"]["rank"] for e in document["entries"]}
+    assert found["b"] == {"first": 1, "last": 3, "of": 4, "tied_with": ["a", "c"]}
+    assert found["d"] == {"first": 4, "last": 4, "of": 4, "tied_with": []}
+    assert document["ranks"] == RULE
+    alone = json.loads(report(made[:1], tmp_path / "r.json").read_text())
+    assert alone["entries"][0]["jrobust"]["rank"] is None
 
 
 @pytest.mark.parametrize(
