@@ -147,6 +147,35 @@ def test_lines_that_are_no_entries_are_named(tmp_path):
         leaderboard([])
 
 
+def test_a_line_cut_by_a_kill_is_left_out_and_written_over(tmp_path):
+    file = tmp_path / "board.jsonl"
+    a, b, c = entry("a", "1"), entry("b", "2"), entry("c", "3")
+    add_entry(file, a)
+    add_entry(file, b)
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for left in (first + 1, first + 40, len(whole) - 2):
+        file.write_bytes(whole[:left])
+        with pytest.warns(UserWarning, match="line 2, the last, was cut short"):
+            assert read_entries(file) == (a,)
+        assert file.read_bytes() == whole[:left]  # reading changes nothing
+        with pytest.warns(UserWarning, match="cut short"):
+            assert add_entry(file, c)
+        assert read_entries(file) == (a, c)
+    file.write_bytes(whole[:-1])  # but for its end the line is there
+    assert read_entries(file) == (a, b)
+    assert add_entry(file, c)
+    assert read_entries(file) == (a, b, c)
+    # in the middle it is an error, and so is a text of somebody's
+    file.write_bytes(b"my notes")
+    with pytest.raises(ValueError, match="line 1 is no entry"):
+        add_entry(file, c)
+    assert file.read_bytes() == b"my notes"
+    file.write_bytes(whole[: first - 5] + b"\n" + whole[first:])
+    with pytest.raises(ValueError, match="line 1 is no entry"):
+        read_entries(file)
+
+
 def test_the_page_shows_what_the_records_say():
     page = (ROOT / "docs" / "leaderboards.md").read_text()
     records = sorted((ROOT / "experiments" / "records").glob("leaderboard_*.jsonl"))
@@ -178,6 +207,7 @@ def test_a_board_that_cannot_take_the_entry_is_refused_before_the_work(tmp_path)
     (tmp_path / "report.md").write_text("# no board\n")
     with pytest.raises(ValueError, match="line 1 is no entry"):
         check_board(tmp_path / "report.md", protocol)
+    assert (tmp_path / "report.md").read_text() == "# no board\n"
     with pytest.raises(OSError, match="directory"):
         check_board(tmp_path, protocol)
 
