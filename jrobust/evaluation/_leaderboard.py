@@ -117,7 +117,7 @@ def read_entries(path: Any) -> tuple[Entry, ...]:
 
 
 def _lines(path: Any) -> tuple[list[bytes], int]:
-    """The lines of a file without their ends, and how many bytes of it a line cut short at its end is long.
+    """The lines of a file, and how many bytes of it a line cut short at its end is long.
 
     Such a line has no end, is no JSON, and begins as all entries do: anything else is somebody's text, and is left to be refused.
     """

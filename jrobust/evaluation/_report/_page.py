@@ -25,7 +25,7 @@ from jrobust.evaluation._report._comparison import comparison
 from jrobust.evaluation._report._models import Model
 from jrobust.evaluation._report._outcomes import between, threats_of
 from jrobust.evaluation._report._pictures import gallery
-from jrobust.evaluation._report._sections import Section
+from jrobust.evaluation._report._sections import NO_PICTURES, Section
 from jrobust.evaluation._report._words import cells, interval_of, n_of, said_of, share_of, threat_of
 
 _LEAD = (
@@ -74,7 +74,7 @@ def _model(m: Model, level: float) -> list[Block]:
             lambda s: _radii(s, level),
             "Not measured: the model was not smoothed.",
         ),
-        ("Witnesses", lambda s: _witnesses(s, m.classes), "None kept: no attack on images."),
+        ("Witnesses", lambda s: _witnesses(s, m.classes), _no_witnesses(m)),
         ("Corruptions", _corruptions, "Not measured."),
         ("Cost", _cost, "Not measured."),
         ("All numbers", _numbers, "None."),
@@ -191,6 +191,12 @@ def _witnesses(s: Section, names: Sequence[str]) -> list[Block]:
         return []
     said = f"{s.gallery.caption}: clean, witness and their difference; above each what the model says (red where it is wrong)."
     return [gallery(s.gallery, names), Text(said, "small")]
+
+
+def _no_witnesses(m: Model) -> str:
+    """Why there are none."""
+    damaged = any(note.startswith(NO_PICTURES) for note in m.notes)
+    return "Not shown: their file is damaged." if damaged else "None kept: no attack on images."
 
 
 def _corruptions(s: Section) -> list[Block]:

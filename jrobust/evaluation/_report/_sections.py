@@ -12,6 +12,8 @@ import numpy as np
 from jrobust.evaluation._report._outcomes import Outcomes
 
 SUMMARY, GALLERY, OUTCOMES = "summary.json", "gallery.npz", "outcomes.npz"
+NO_PICTURES = "The pictures of witnesses are left out"
+"""How the note begins that says so."""
 
 
 class Row(NamedTuple):

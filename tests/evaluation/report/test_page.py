@@ -12,6 +12,7 @@ from jrobust.evaluation import (
     Section,
     card_of,
     corruption_rows,
+    read_sections,
     smoothed_outcomes,
     smoothed_rows,
     smoothing_cost,
@@ -78,6 +79,55 @@ def test_smoothing_and_losses_and_pictures(tmp_path, key):
     assert made.outcomes.holds.tolist() == [(certificate.radius >= 0.25).tolist()]
     assert text.count('src="data:image/png;base64,') == 3
     assert text.count("<svg") == 3  # by class, radii, loss
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _npy(path):
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    path.with_suffix(".npy").rename(path)
+
+
+def _flipped(path):  # inside the compressed images: the archive opens, its sums are wrong
+    data = bytearray(path.read_bytes())
+    data[120:140] = bytes(20)
+    path.write_bytes(data)
+
+
+def _reshaped(**changes):
+    def damage(path):
+        with np.load(path) as file:
+            arrays = {**file, **changes}
+        np.savez_compressed(path, **arrays)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _truncated, _flipped, _npy, lambda path: path.write_bytes(b""), _reshaped(witness=np.zeros((1, 4, 5, 3))),
+        _reshaped(label=np.zeros(2, int)), _reshaped(before=np.zeros(1)), _reshaped(extra=np.zeros(1)),
+        _reshaped(clean=np.array(["a"]), witness=np.array(["a"])),
+        _reshaped(clean=np.zeros(1), witness=np.zeros(1)),
+    ],
+)  # fmt: skip
+def test_damaged_pictures_cost_the_pictures_alone(tmp_path, damage):
+    rng = np.random.default_rng(0)
+    pictures = Gallery(*rng.random((2, 1, 8, 8, 3)), np.array([1]), np.array([1]), np.array([0]), "pgd")
+    section("net", gallery=pictures).save(tmp_path / "net")
+    assert read_sections(tmp_path / "net")[0].gallery is not None
+    damage(tmp_path / "net" / "gallery.npz")
+    with pytest.warns(UserWarning, match=r"The pictures of witnesses are left out: gallery\.npz of net cannot be read"):
+        read = read_sections(tmp_path / "net")
+    text = words(read, tmp_path)
+    assert text.count("The pictures of witnesses are left out: gallery.npz of net cannot be read") == 1
+    assert "Not shown: their file is damaged." in text
+    assert "None kept" not in text
+    assert "<img" not in text
+    assert read[0].rows == section("net").rows
 
 
 def test_png_is_read_back_exactly():
