@@ -183,11 +183,11 @@ def _corrupted(config: dict[str, Any]) -> Section:
     title = Path(o.run).name if o.run is not None else str(o.model)
     section = Section(
         title,
-        _corruptions.rows(result, title, o.seed),
+        _corruptions.rows(result, title, o.seed, suite),
         command=_common.command_of("evaluate", config, evaluate),
         versions=_common.versions(),
         config=config,
-        corruptions=_corruptions.cells(result),
+        corruptions=_corruptions.cells(result, suite),
     )
     _common.show(section.rows)
     if folder is not None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jrobust._statistics import reads
 from jrobust.evaluation._ranks import RULE, ranks
 from jrobust.evaluation._report._sections import Row, possible
-from jrobust.evaluation._suites import Protocol
+from jrobust.evaluation._suites import Protocol, suite_of
 
 
 class Entry(NamedTuple):
@@ -197,6 +197,8 @@ def _table(p: Protocol, entries: Sequence[Entry]) -> str:
     heads = [_head(shared[key]) if key in shared else key[0] for key in names]
     asked = ", ".join(f"{k} {_said(v)}" for k, v in p.asked)
     what = f"The first {p.n} test images of {p.dataset}; {asked}; seed {p.seed}; protocol `{p.fingerprint}`."
+    if p.kind == "corruptions":
+        what += f" Corruptions of {suite_of(p)}; each image is corrupted once, so under random ones the error is that of one draw."
     order = f"Ranked by {p.ranked}, {'more' if p.higher else 'less'} is better."
     lines = [f"### {p.title}", "", f"{what} {order}", "", f"| rank | model | trained | {' | '.join(heads)} |"]
     lines.append("|" + "---|" * (3 + len(heads)))

@@ -69,6 +69,20 @@ def test_corruption_error_is_the_mean_of_the_errors(key):
     assert error.value == pytest.approx(jr.metrics.mean_corruption_error({"a": [w.mean() for w in wrong]}))
     assert 0 <= error.low <= error.value <= error.high <= 1
     assert not protocol.higher
+    assert (error.side, error.threat) == ("estimate", "cifar-c, severities 2, 5")
+
+
+def test_corruptions_of_mnist_are_its_own_at_their_severities(key):
+    asked = dict(PROTOCOLS["corruptions-mnist"].asked)
+    assert dict(zip(asked["corruptions"], asked["severity of each"], strict=True)) == jr.corruptions.mnist_c_severity
+    some = {"corruptions": ("brightness", "scale"), "severity of each": (5, 3)}
+    error = numbers(run_protocol(small("corruptions-mnist", **some), model, X, Y, title="m"))["mean corruption error"]
+    wrong = [
+        np.asarray(model(jr.corruptions.corrupted(jr.corruptions.mnist_c[k], X, severity=s, key=key))).argmax(1) != Y
+        for k, s in (("brightness", 5), ("scale", 3))
+    ]
+    assert error.value == pytest.approx(np.mean(wrong))
+    assert (error.side, error.threat) == ("exact", "mnist-c, one severity each")  # nothing was drawn
 
 
 def test_average_radius_is_that_of_the_certificate(tmp_path):
@@ -192,6 +206,7 @@ FINGERPRINTS = {
     "verified-mnist v1": "8c4ee544e109",
     "corruptions-digits v1": "a5ce3511cfc6",
     "corruptions-cifar10 v1": "5274e317215e",
+    "corruptions-mnist v1": "dab46a330471",
     "smoothing-digits v1": "d930fafb5d30",
     "smoothing-mnist v1": "00750d972314",
     "smoothing-cifar10 v1": "e66080890730",

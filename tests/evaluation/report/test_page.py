@@ -165,14 +165,36 @@ def test_corruptions_are_a_heat_map_with_numbers(tmp_path):
     expected = binomtest(5, 10).proportion_ci(0.95, method="exact")
     np.testing.assert_allclose([made[1].low, made[1].high], [expected.low, expected.high], rtol=1e-9)
     text = words(Section("net", corruptions=made), tmp_path)
+    assert "The suite was not recorded, severities as below" in text
+    assert "<td>not recorded</td>" in text
     assert '<td class="num shade" style="--e:0.500">0.500</td>' in text
     assert "<td>snow</td>" in text
     assert "not measured</td>" in text  # snow at 2
     assert "incomplete" in text  # so it has no mean
     assert "n = 10 images a cell" in text
+    two = [
+        {**row, "suite": suite, "drawn": drawn}
+        for suite, drawn in (("cifar-c", True), ("own", False))
+        for row in rows[:2]
+    ]
+    text = words(Section("net", corruptions=corruption_rows(two)), tmp_path)
+    first, second = (
+        text.index("cifar-c, severities 1 to 2. Error, counted"),
+        text.index("own, severities 1 to 2. Error, counted"),
+    )
+    assert "one draw of its noise" in text[first:second]
+    assert "one draw of its noise" not in text[second:]
+    each = [
+        {**rows[0], "suite": "mnist-c", "drawn": False},
+        {**rows[2], "severity": 3, "suite": "mnist-c", "drawn": True},
+    ]
+    text = words(Section("net", corruptions=corruption_rows(each)), tmp_path, "md")
+    assert "mnist-c, one severity each" in text
+    assert "| snow | one draw | 3 | 1.000 |" in text
+    assert "incomplete" not in text
     for wrong, message in (
         ({"errors": 11}, "0..n"), ({"severity": -1}, "severity"), ({"n": 0, "errors": 0}, "n >= 1"), ({"errors": 0.5}, "integers"),
-        ({"severity": True}, "integers"),
+        ({"severity": True}, "integers"), ({"drawn": 1}, "drawn is True, False or None"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             corruption_rows([{**rows[0], **wrong}])
