@@ -5,7 +5,7 @@
       -> a `Section`           _sections           plain data with a place on disk; _reading finds them there
       -> models                _models             sections about one model together; contradictions
       -> boards                _boards             models that were asked the same, and their ranks
-      -> blocks                _page               what is said, in order; its parts: _comparison, _heatmap, _plots (on _svg), _pictures, _words
+      -> blocks                _page               what is said, in order; by _comparison, _heatmap, _plots, _svg, _pictures, _words
       -> a file                _html, _markdown    the same blocks (_blocks) in either form; _robustbench writes the models as JSON
 
 `report` (_write) walks this way. Nothing here asks a model anything.
