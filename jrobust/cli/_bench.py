@@ -31,7 +31,7 @@ def bench(
     """Ask trained runs what a named, versioned protocol asks, and keep a leaderboard.
 
     Protocols: linf-digits, linf-mnist, linf-cifar10 (AutoAttack); verified-digits, verified-mnist (PGD and CROWN);
-    corruptions-digits, corruptions-cifar10; smoothing-digits, smoothing-mnist, smoothing-cifar10. The same command goes on where it
+    corruptions-digits, corruptions-mnist, corruptions-cifar10; smoothing-digits, smoothing-mnist, smoothing-cifar10. The same command goes on where it
     was interrupted.
 
     Args:

@@ -9,8 +9,8 @@ import jax
 import jrobust as jr
 from jrobust.cli import _common
 from jrobust.evaluation import Section, smoothed_outcomes, smoothed_rows, smoothing_cost, smoothing_protocol
-from jrobust.evaluation._plots import write_radius_curve
-from jrobust.evaluation._rows import correct_radii
+from jrobust.evaluation._report._plots import write_radius_curve
+from jrobust.evaluation._report._rows import correct_radii
 from jrobust.smoothing._plan import planned
 
 NOISES = {

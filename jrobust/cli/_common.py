@@ -18,9 +18,8 @@ import tyro
 
 import jrobust as jr
 from jrobust._model import functional
-from jrobust._statistics import reads
 from jrobust.evaluation import Cost, Row, card_of, read_sections
-from jrobust.evaluation._words import cells, threat_of
+from jrobust.evaluation._report._words import cells, reading_of, threat_of
 
 
 def number(text: str) -> float:
@@ -249,7 +248,7 @@ def show(rows: Sequence[Row], notes: Sequence[str] = (), title: str | None = Non
         colour = "green" if r.quantity == "radius" else colours.get(r.side, "default")
         value, interval = cells(r)
         table.add_row(
-            r.model if r.model != before else "", r.name, threat_of(r), f"[{colour}]{reads(r.side, r.quantity)}[/]", value,
+            r.model if r.model != before else "", r.name, threat_of(r), f"[{colour}]{reading_of(r)}[/]", value,
             interval.replace("[", "\\["), str(r.n), f"{r.confidence:g}",
         )  # fmt: skip
         before = r.model

@@ -9,12 +9,8 @@ import jax
 import jrobust as jr
 from jrobust.cli import _common
 from jrobust.evaluation import CorruptionErrors, CorruptionRow, Row, corruption_rows
-
-SUITES = {
-    "cifar-c": jr.corruptions.cifar_c,
-    "imagenet-c": jr.corruptions.imagenet_c,
-    "mnist-c": jr.corruptions.mnist_c,
-}
+from jrobust.evaluation._report._words import severities_of
+from jrobust.evaluation._suites import SUITES
 
 
 def suite_of(shape: tuple[int, ...]) -> str:
@@ -52,21 +48,31 @@ def errors(
     return result
 
 
-def rows(result: CorruptionErrors, title: str, seed: int) -> tuple[Row, ...]:
+def rows(result: CorruptionErrors, title: str, seed: int, suite: str) -> tuple[Row, ...]:
     """The accuracies of a section: of the clean images, and the mean over corruptions."""
     clean, mean = result.error(), result.mean()
-    each = f"mean over {len(result.wrong)} corruptions"
-    numbers = (("clean", clean), (each, mean))
+    numbers = (
+        ("clean", "none", clean, "accuracy"),
+        (
+            f"mean over {len(result.wrong)} corruptions",
+            f"{suite}, {severities_of(result.severities)}",
+            mean,
+            "mean accuracy",
+        ),
+    )
     return tuple(
-        Row(title, name, "none", 0.0, "exact", 1 - a.value, 1 - a.high, 1 - a.low, a.n, 1.0, seed, level=a.level)
-        for name, a in numbers
+        Row(title, name, threat, 0.0, a.side, 1 - a.value, 1 - a.high, 1 - a.low, a.n, 1.0, seed, what, level=a.level)
+        for name, threat, a, what in numbers
     )
 
 
-def cells(result: CorruptionErrors) -> tuple[CorruptionRow, ...]:
+def cells(result: CorruptionErrors, suite: str) -> tuple[CorruptionRow, ...]:
     """What a report draws as a heat map."""
     return corruption_rows(
-        {"corruption": name, "severity": s, "n": result.n, "errors": int(wrong.sum())}
+        {
+            "corruption": name, "severity": s, "n": result.n, "errors": int(wrong.sum()), "suite": suite,
+            "drawn": name in result.drawn,
+        }
         for name, all_of in result.wrong.items()
         for s, wrong in zip(result.severities[name], all_of, strict=True)
-    )
+    )  # fmt: skip

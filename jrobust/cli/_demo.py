@@ -24,8 +24,8 @@ from jrobust.evaluation import (
     smoothing_cost,
     smoothing_protocol,
 )
-from jrobust.evaluation._reading import read_metrics
-from jrobust.evaluation._rows import correct_radii, notes_of
+from jrobust.evaluation._report._reading import read_metrics
+from jrobust.evaluation._report._rows import correct_radii, notes_of
 
 _METHODS = {"standard": "natural", "adversarial": "pgd", "certified": "ibp"}
 _BATCH, _SIGMA, _WIDTHS = 128, 0.25, (128, 64)

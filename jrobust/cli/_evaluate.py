@@ -17,7 +17,7 @@ from jrobust.cli import _common, _corruptions
 from jrobust.evaluation import Curve, Gallery, Section, costs_of, outcomes_of, protocol_of, rows_of
 from jrobust.evaluation._checks import check_data
 from jrobust.evaluation._corruptions import planned
-from jrobust.evaluation._rows import notes_of
+from jrobust.evaluation._report._rows import notes_of
 
 
 def evaluate(
@@ -183,11 +183,11 @@ def _corrupted(config: dict[str, Any]) -> Section:
     title = Path(o.run).name if o.run is not None else str(o.model)
     section = Section(
         title,
-        _corruptions.rows(result, title, o.seed),
+        _corruptions.rows(result, title, o.seed, suite),
         command=_common.command_of("evaluate", config, evaluate),
         versions=_common.versions(),
         config=config,
-        corruptions=_corruptions.cells(result),
+        corruptions=_corruptions.cells(result, suite),
     )
     _common.show(section.rows)
     if folder is not None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust._checks import check_count, check_inside, check_key
+from jrobust._jaxpr import trace
 from jrobust._tree import as_pytree, is_traced
 from jrobust.typing import Array, Float
 
@@ -55,6 +56,16 @@ class Corruption:
             return self.render(key, x, *self.settings[int(severity) - 1])
         branches = [lambda key, x, row=row: self.render(key, x, *row) for row in self.settings]
         return jax.lax.switch(jnp.clip(severity, 1, len(branches)) - 1, branches, key, x)
+
+    def draws(self, shape: tuple[int, ...], severity: int = 1) -> bool:
+        """Whether the key changes images [H, W, C] of this shape: read off the traced program, nothing is computed."""
+        key, x = jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
+        jaxpr = trace(lambda key, x: self.corrupt(key, x, severity), key, x).jaxpr
+        needed = {id(v) for v in jaxpr.outvars}
+        for eqn in reversed(jaxpr.eqns):
+            if any(id(v) in needed for v in eqn.outvars):
+                needed |= {id(v) for v in eqn.invars}
+        return id(jaxpr.invars[0]) in needed
 
     def check(self, shape: tuple[int, ...], severity: Any) -> None:
         """Refuse what cannot be corrupted, in words."""

@@ -7,13 +7,27 @@ from jrobust.evaluation._diagnose import Diagnosis, diagnose
 from jrobust.evaluation._evaluate import evaluate as evaluate  # public as jr.evaluate
 from jrobust.evaluation._landscape import Landscape, WeightLandscape, filter_normalised, landscape, weight_landscape
 from jrobust.evaluation._leaderboard import Entry, add_entry, leaderboard, read_entries
-from jrobust.evaluation._outcomes import Outcomes, outcomes_of, smoothed_outcomes
-from jrobust.evaluation._protocol import protocol_of, smoothing_protocol
-from jrobust.evaluation._reading import card_of, read_sections
-from jrobust.evaluation._report import report
+from jrobust.evaluation._report import (
+    CorruptionRow,
+    Cost,
+    Gallery,
+    Outcomes,
+    Row,
+    Section,
+    card_of,
+    corruption_rows,
+    costs_of,
+    outcomes_of,
+    protocol_of,
+    read_sections,
+    report,
+    rows_of,
+    smoothed_outcomes,
+    smoothed_rows,
+    smoothing_cost,
+    smoothing_protocol,
+)
 from jrobust.evaluation._results import Accuracy, Contradiction, Curve, Evaluation, Result, Table
-from jrobust.evaluation._rows import corruption_rows, costs_of, rows_of, smoothed_rows, smoothing_cost
-from jrobust.evaluation._sections import CorruptionRow, Cost, Gallery, Row, Section
 from jrobust.evaluation._suites import PROTOCOLS, Protocol, run_protocol
 
 __all__ = [

@@ -31,17 +31,19 @@ SUMMARY = "corruption_errors.json"
 
 @dataclasses.dataclass(frozen=True)
 class CorruptionErrors:
-    """Where a model errs under corruptions. Shares over given images: they bound nothing.
+    """Where a model errs under corruptions. Shares over given images: they bound nothing, and are exact only where nothing was drawn.
 
     Attributes:
       clean: bool [N]; wrong on the image itself.
       wrong: by name, bool [S, N]; wrong on the image at each severity.
       severities: by name, which S they are.
+      drawn: names of the random ones, of whose images this is one draw (another key, another error); the others are the same for every key.
     """
 
     clean: np.ndarray
     wrong: Mapping[str, np.ndarray]
     severities: Mapping[str, tuple[int, ...]]
+    drawn: frozenset[str] = frozenset()
 
     @property
     def n(self) -> int:
@@ -57,12 +59,12 @@ class CorruptionErrors:
         if name is not None and severity not in self.severities[name]:
             raise ValueError(f"{name} was asked at severities {self.severities[name]}, not at {severity!r}")
         wrong = self.clean if name is None else self.wrong[name][self.severities[name].index(severity)]
-        return proportion(int(wrong.sum()), self.n, side="exact", level=level)
+        return proportion(int(wrong.sum()), self.n, side="estimate" if name in self.drawn else "exact", level=level)
 
     def mean(self, *, level: float = 0.95) -> Average:
         """The mean error, unnormalised, over severities and then over corruptions; its interval is that of the mean over images."""
         each = np.mean([wrong.mean(0) for wrong in self.wrong.values()], 0)
-        return average(each, side="exact", level=level, least=0.0, most=1.0)
+        return average(each, side="estimate" if self.drawn else "exact", level=level, least=0.0, most=1.0)
 
     def table(self, *, level: float = 0.95) -> Table:
         """A row a corruption: errors with their intervals at each severity, and their mean."""
@@ -74,6 +76,7 @@ class CorruptionErrors:
         notes = (
             f"clean error {self.error(level=level)}, mean error {self.mean(level=level)} over {len(self.wrong)} corruptions; "
             f"n={self.n}, intervals at {level:.0%}",
+            *([f"one draw of the noise: {', '.join(n for n in self.wrong if n in self.drawn)}"] if self.drawn else []),
         )
         return Table(("corruption", *(f"severity {s}" for s in columns), "mean"), tuple(rows), notes)
 
@@ -84,7 +87,7 @@ class CorruptionErrors:
             return {"error": a.value, "low": a.low, "high": a.high}
 
         cells = [
-            {"corruption": name, "severity": s, **share(self.error(name, s, level=level))}
+            {"corruption": name, "severity": s, "drawn": name in self.drawn, **share(self.error(name, s, level=level))}
             for name, severities in self.severities.items()
             for s in severities
         ]
@@ -194,7 +197,11 @@ def corruption_errors(
         shapes = {}
     if not shapes or not all(shapes.values()):
         raise ValueError(f"{out}/corruptions.jsonl holds lines that are not of this run; the file was damaged")
-    return CorruptionErrors(clean, wrong, which)
+    shape = tuple(data.x.shape[1:])
+    random = {
+        n for n, c in corruptions.items() if isinstance(c, Corruption) and any(c.draws(shape, s) for s in which[n])
+    }
+    return CorruptionErrors(clean, wrong, which, frozenset(random))
 
 
 def planned(corruptions: Any, severities: Any, data: Data) -> dict[str, tuple[int, ...]]:

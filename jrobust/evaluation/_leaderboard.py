@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jrobust._statistics import reads
-from jrobust.evaluation._sections import Row, possible
-from jrobust.evaluation._suites import Protocol
+from jrobust.evaluation._ranks import RULE, ranks
+from jrobust.evaluation._report._sections import Row, possible
+from jrobust.evaluation._suites import Protocol, suite_of
 
 
 class Entry(NamedTuple):
@@ -51,6 +53,8 @@ def add_entry(path: Any, entry: Entry) -> bool:
     Returns:
       False, and nothing is written, where the same weights already have an entry under this protocol.
 
+    A last line that a kill cut short is written over, with a warning.
+
     Raises:
       ValueError: the file holds this protocol in another version, or something else than entries; it stays as it was.
     """
@@ -64,8 +68,12 @@ def add_entry(path: Any, entry: Entry) -> bool:
         "rows": [r._asdict() for r in entry.rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(fields, allow_nan=False) + "\n")
+    line = (json.dumps(fields, allow_nan=False) + "\n").encode()
+    there, lost = _lines(path) if path.exists() else ([], 0)
+    ended = not there or there[-1].endswith(b"\n")
+    with open(path, "ab") as file:
+        file.truncate(file.tell() - lost)
+        file.write(line if ended else b"\n" + line)
         file.flush()
         os.fsync(file.fileno())
     return True
@@ -81,14 +89,18 @@ def check_board(path: Any, protocol: Protocol) -> None:
 
 
 def read_entries(path: Any) -> tuple[Entry, ...]:
-    """The entries of a leaderboard file, in its order.
+    """The entries of a leaderboard file, in its order; a last line that a kill cut short is left out, with a warning.
 
     Raises:
       FileNotFoundError: there is none.
       ValueError: a line is no entry, or not the one that it says.
     """
     entries = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    lines, lost = _lines(path)
+    if lost:
+        cut = f"{path}: line {len(lines) + 1}, the last, was cut short and is left out; ask that model again"
+        warnings.warn(cut, stacklevel=2)
+    for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line)
             protocol = Protocol(**{**fields["protocol"], "asked": _tuples(fields["protocol"]["asked"])})
@@ -102,6 +114,31 @@ def read_entries(path: Any) -> tuple[Entry, ...]:
             raise ValueError(f"{path}, line {number}: the protocol is not the one of its fingerprint")
         entries.append(entry)
     return tuple(entries)
+
+
+def _lines(path: Any) -> tuple[list[bytes], int]:
+    """The lines of a file, and how many bytes of it a line cut short at its end is long.
+
+    Such a line has no end, is no JSON, and begins as all entries do: anything else is somebody's text, and is left to be refused.
+    """
+    with open(path, "rb") as file:
+        lines = list(file)
+    last = lines[-1] if lines else b""
+    begun = last.startswith(_BEGIN) or _BEGIN.startswith(last)
+    if last and not last.endswith(b"\n") and begun and not _is_json(last):
+        return lines[:-1], len(last)
+    return lines, 0
+
+
+_BEGIN = b'{"protocol": '
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _tuples(value: Any) -> Any:
@@ -131,7 +168,7 @@ def leaderboard(entries: Sequence[Entry]) -> str:
       entries: from `read_entries`, of any protocols.
 
     Returns:
-      Tables in the order in which the protocols first appear. Equal numbers share a rank.
+      The rule of the ranks, then tables in the order in which the protocols first appear. Models whose intervals overlap are tied.
 
     Raises:
       ValueError: no entries, or one protocol in two versions.
@@ -145,7 +182,7 @@ def leaderboard(entries: Sequence[Entry]) -> str:
     if not entries:
         raise ValueError("a leaderboard without entries has no table")
     check_versions(entries, "the table")
-    parts = []
+    parts = [RULE]
     for protocol in dict.fromkeys(e.protocol for e in entries):
         mine = [e for e in entries if e.protocol == protocol]
         mine.sort(key=lambda e: e.ranked.value, reverse=protocol.higher)
@@ -160,13 +197,12 @@ def _table(p: Protocol, entries: Sequence[Entry]) -> str:
     heads = [_head(shared[key]) if key in shared else key[0] for key in names]
     asked = ", ".join(f"{k} {_said(v)}" for k, v in p.asked)
     what = f"The first {p.n} test images of {p.dataset}; {asked}; seed {p.seed}; protocol `{p.fingerprint}`."
+    if p.kind == "corruptions":
+        what += f" Corruptions of {suite_of(p)}; each image is corrupted once, so under random ones the error is that of one draw."
     order = f"Ranked by {p.ranked}, {'more' if p.higher else 'less'} is better."
     lines = [f"### {p.title}", "", f"{what} {order}", "", f"| rank | model | trained | {' | '.join(heads)} |"]
     lines.append("|" + "---|" * (3 + len(heads)))
-    for e in entries:
-        rank = 1 + sum(
-            (o.ranked.value > e.ranked.value) == p.higher and o.ranked.value != e.ranked.value for o in entries
-        )
+    for e, rank in zip(entries, ranks([e.ranked for e in entries], higher=p.higher), strict=True):
         cells = {(r.name, r.eps): f"{r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in e.rows}
         trained = ", ".join(f"{k} {_said(v)}" for k, v in e.trained.items())
         row = [str(rank), _safe(e.model), _safe(trained), *(cells.get(key, "") for key in names)]

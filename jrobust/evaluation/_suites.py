@@ -16,8 +16,9 @@ from jrobust._combinators import cascade, restarts
 from jrobust.evaluation._checks import check_data
 from jrobust.evaluation._corruptions import corruption_errors
 from jrobust.evaluation._evaluate import evaluate
-from jrobust.evaluation._rows import rows_of, smoothed_rows
-from jrobust.evaluation._sections import Row
+from jrobust.evaluation._report._rows import rows_of, smoothed_rows
+from jrobust.evaluation._report._sections import Row
+from jrobust.evaluation._report._words import severities_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,13 @@ def _corrupted(name: str, dataset: str, n: int, kinds: tuple[str, ...], severiti
     return Protocol(name, 1, "corruptions", dataset, n, asked, "mean corruption error", higher=False)
 
 
+def _released(name: str, dataset: str, n: int) -> Protocol:
+    """MNIST-C, each of its corruptions at the severity of the released set."""
+    each = corruptions.mnist_c_severity
+    asked = (("suite", "mnist-c"), ("corruptions", tuple(each)), ("severity of each", tuple(each.values())))
+    return Protocol(name, 1, "corruptions", dataset, n, asked, "mean corruption error", higher=False)
+
+
 def _smoothed(name: str, dataset: str, n: int, sigma: float, draws: int) -> Protocol:
     asked = (("sigma", sigma), ("n0", 100), ("draws", draws), ("alpha", 1e-3))
     return Protocol(name, 1, "smoothing", dataset, n, asked, "average certified radius")
@@ -85,10 +93,15 @@ _KNOWN = (
     _verified("verified-mnist", "mnist", 1000, 0.1),
     _corrupted("corruptions-digits", "digits", 355, tuple(corruptions.scored), (1, 3, 5)),
     _corrupted("corruptions-cifar10", "cifar10", 1000, tuple(corruptions.scored), (1, 2, 3, 4, 5)),
+    _released("corruptions-mnist", "mnist", 1000),
     _smoothed("smoothing-digits", "digits", 355, 0.25, 1000),
     _smoothed("smoothing-mnist", "mnist", 500, 0.25, 10_000),
     _smoothed("smoothing-cifar10", "cifar10", 500, 0.25, 10_000),
 )
+SUITES: Mapping[str, Mapping[str, corruptions.Corruption]] = MappingProxyType(
+    {"cifar-c": corruptions.cifar_c, "imagenet-c": corruptions.imagenet_c, "mnist-c": corruptions.mnist_c}
+)
+"""Suites of corruptions by the name that reports write."""
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({p.name: p for p in _KNOWN})
 """The protocols by name."""
 
@@ -124,7 +137,7 @@ def run_protocol(
       ValueError: fewer examples than the protocol is about; an unknown kind.
 
     Guarantee: that of each row's side: at most what an attack left, at least what is proven. An error under corruptions bounds nothing
-      but itself.
+      but itself, and under random ones it is that of one draw.
 
     >>> import dataclasses, jax.numpy as jnp
     >>> tiny = dataclasses.replace(PROTOCOLS["verified-digits"], n=2)
@@ -166,17 +179,30 @@ def _bounds(asked: dict[str, Any]) -> dict[str, Any]:
 def _corruptions(
     p: Protocol, model: Any, x: Any, y: Any, asked: dict[str, Any], given: dict[str, Any]
 ) -> tuple[Row, ...]:
+    suite, names = suite_of(p), asked["corruptions"]
+    single = {name: (s,) for name, s in zip(names, asked.get("severity of each", ()), strict=False)}
     found = corruption_errors(
-        model, x, y, corruptions={name: corruptions.cifar_c[name] for name in asked["corruptions"]},
-        severities=asked["severities"], key=jax.random.key(p.seed), batch_size=given["batch_size"], out=given["out"],
+        model, x, y, corruptions={name: SUITES[suite][name] for name in names}, severities=single or asked["severities"],
+        key=jax.random.key(p.seed), batch_size=given["batch_size"], out=given["out"],
         progress=given["progress"],
     )  # fmt: skip
     title, clean, mean = given["title"], found.error(), found.mean()
+    where = f"{suite}, {severities_of(found.severities)}"
     return (
-        Row(title, "clean", "none", 0.0, "exact", 1 - clean.value, 1 - clean.high, 1 - clean.low, clean.n, 1.0, p.seed),
         Row(
-            title, p.ranked, "corruptions", 0.0, "exact", mean.value, mean.low, mean.high, mean.n, 1.0, p.seed, "error"
+            title,
+            "clean",
+            "none",
+            0.0,
+            clean.side,
+            1 - clean.value,
+            1 - clean.high,
+            1 - clean.low,
+            clean.n,
+            1.0,
+            p.seed,
         ),
+        Row(title, p.ranked, where, 0.0, mean.side, mean.value, mean.low, mean.high, mean.n, 1.0, p.seed, "error"),
     )
 
 
@@ -194,6 +220,11 @@ def _smoothing(
         title, p.ranked, cert.norm, 0.0, "lower", mean.value, mean.low, mean.high, mean.n, mean.confidence, p.seed, "radius", "smoothed"
     )  # fmt: skip
     return (*rows, acr)
+
+
+def suite_of(p: Protocol) -> str:
+    """Whose settings a protocol's corruptions have; protocols that do not say mean those of CIFAR-C."""
+    return str(dict(p.asked).get("suite", "cifar-c"))
 
 
 _RUN: dict[str, Callable[..., tuple[Row, ...]]] = {

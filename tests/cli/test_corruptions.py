@@ -43,11 +43,31 @@ def test_a_table_and_records(words, capsys):
         {("brightness", 2): 1 / 3, ("brightness", 4): 2 / 3, ("contrast", 2): 0.0, ("contrast", 4): 0.0}
     )
     (section,) = read_sections("result")
-    assert [(r.name, r.value) for r in section.rows] == [("clean", 1.0), ("mean over 2 corruptions", 0.75)]
+    assert [(r.name, r.threat, r.side, r.value) for r in section.rows] == [
+        ("clean", "none", "exact", 1.0),
+        ("mean over 2 corruptions", "cifar-c, severities 2, 4", "exact", 0.75),
+    ]
+    assert {(c.suite, c.drawn) for c in section.corruptions} == {("cifar-c", False)}
     assert "--corruptions brightness contrast --severities 2 4 --suite cifar-c --out result" in section.command
     assert main(ask) == 0  # all is on disk
     assert main([*words, "brightness", "--severities", "2", "--out", "result"]) == 2
     assert "holds another run" in capsys.readouterr().err
+
+
+def test_what_is_drawn_is_not_called_exact(words, capsys):
+    assert main([*words, "gaussian-noise", "brightness", "--severities", "1", "2", "3", "--out", "result"]) == 0
+    out = capsys.readouterr().out
+    (mean,) = [line for line in out.splitlines() if "mean over 2" in line]
+    assert "one draw" in mean
+    assert "exact" not in mean
+    assert "cifar-c, severities 1 to 3" in mean
+    assert "one draw of the noise: gaussian_noise\n" in out
+    assert main(["report", "result", "--out", "page.md"]) == 0
+    page = Path("page.md").read_text()
+    assert "cifar-c, severities 1 to 3. Error, counted; n = 3 images a cell." in page
+    assert "| gaussian\\_noise | one draw | " in page
+    assert "| brightness | the same for every seed | " in page
+    assert "| mean over 2 corruptions | cifar-c, severities 1 to 3 | one draw |" in page
 
 
 def test_names_and_suites():

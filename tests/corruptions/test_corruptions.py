@@ -31,6 +31,15 @@ def test_the_suites_have_all_names():
     assert jr.corruptions.cifar_c is cifar_c
 
 
+def test_which_ones_draw_is_read_off_the_program():
+    for suite in (cifar_c, imagenet_c):
+        assert {name for name, c in suite.items() if c.draws((18, 18, 3), 2)} == RANDOM
+    fixed = {"scale", "brightness", "stripe", "canny_edges"}
+    assert {name for name, c in mnist_c.items() if not c.draws((28, 28, 1))} == fixed
+    own = corruption(lambda key, x, sd: x + sd * jax.random.normal(key, x.shape) if sd else x, "own", [(0.0,), (0.1,)])
+    assert [own.draws((4, 4, 1), s) for s in (1, 2)] == [False, True]
+
+
 @pytest.mark.parametrize("name", imagenet_c)
 def test_every_corruption(name):
     c = imagenet_c[name]

@@ -64,6 +64,15 @@ def test_table_and_summary_carry_n_and_intervals(found, tmp_path):
     assert summary["mean"]["low"] < summary["mean"]["error"] < summary["mean"]["high"]
 
 
+def test_what_was_drawn_is_no_exact_number(found):
+    assert found.drawn == {"gaussian_noise"}
+    assert found.error().side == found.error("contrast", 2).side == "exact"
+    assert found.error("gaussian_noise", 2).side == found.mean().side == "estimate"
+    assert "one draw of the noise: gaussian_noise" in str(found.table())
+    cells = found.summary()["cells"]
+    assert [(c["corruption"], c["drawn"]) for c in cells[::2]] == [("gaussian_noise", True), ("contrast", False)]
+
+
 def test_it_goes_on_where_it_stopped(found, tmp_path):
     def ask(**more):
         options = {"corruptions": SOME, "severities": [2, 5], "key": KEY, "batch_size": 4, "out": tmp_path}

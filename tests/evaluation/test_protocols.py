@@ -9,6 +9,7 @@ import pytest
 
 import jrobust as jr
 from jrobust.evaluation import PROTOCOLS, Entry, add_entry, leaderboard, read_entries, run_protocol
+from jrobust.evaluation._ranks import RULE
 from tests.processes import ROOT
 
 W = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
@@ -68,6 +69,20 @@ def test_corruption_error_is_the_mean_of_the_errors(key):
     assert error.value == pytest.approx(jr.metrics.mean_corruption_error({"a": [w.mean() for w in wrong]}))
     assert 0 <= error.low <= error.value <= error.high <= 1
     assert not protocol.higher
+    assert (error.side, error.threat) == ("estimate", "cifar-c, severities 2, 5")
+
+
+def test_corruptions_of_mnist_are_its_own_at_their_severities(key):
+    asked = dict(PROTOCOLS["corruptions-mnist"].asked)
+    assert dict(zip(asked["corruptions"], asked["severity of each"], strict=True)) == jr.corruptions.mnist_c_severity
+    some = {"corruptions": ("brightness", "scale"), "severity of each": (5, 3)}
+    error = numbers(run_protocol(small("corruptions-mnist", **some), model, X, Y, title="m"))["mean corruption error"]
+    wrong = [
+        np.asarray(model(jr.corruptions.corrupted(jr.corruptions.mnist_c[k], X, severity=s, key=key))).argmax(1) != Y
+        for k, s in (("brightness", 5), ("scale", 3))
+    ]
+    assert error.value == pytest.approx(np.mean(wrong))
+    assert (error.side, error.threat) == ("exact", "mnist-c, one severity each")  # nothing was drawn
 
 
 def test_average_radius_is_that_of_the_certificate(tmp_path):
@@ -86,22 +101,25 @@ def test_too_few_examples_and_unknown_kinds_are_named():
         run_protocol(dataclasses.replace(small("linf-digits"), kind="luck"), model, X, Y, title="m")
 
 
-def entry(title="m", weights="0", value=0.5, **changes):
+def entry(title="m", weights="0", value=0.5, width=0.01, **changes):
     protocol = dataclasses.replace(PROTOCOLS["linf-digits"], **changes)
     ev = jr.evaluate(model, X, Y, threat=jr.sets.linf(0.1), oracles={}, key=jax.random.key(0))
     clean = jr.evaluation.rows_of(ev, model=title, seed=0)[0]
-    ranked = clean._replace(name="autoattack", side="lower", threat="linf", eps=0.1, value=value, low=0.0, high=1.0)
+    ranked = clean._replace(
+        name="autoattack", side="lower", threat="linf", eps=0.1, value=value, low=value - width, high=value + width
+    )
     return Entry(protocol, protocol.fingerprint, title, weights, (clean, ranked), {"method": "pgd"}, 1.0, {"jax": "0"})
 
 
 def test_a_leaderboard_comes_back_and_is_ranked(tmp_path):
     file = tmp_path / "deep" / "board.jsonl"
-    a, b, c = entry("a", "1", 0.25), entry("<b> | c", "2", 0.75), entry("tie", "3", 0.75)
+    a, b, c = entry("a", "1", 0.25), entry("<b> | c", "2", 0.75), entry("tie", "3", 0.74)
     assert [add_entry(file, e) for e in (a, b, c, a._replace(model="again"))] == [True, True, True, False]
     assert read_entries(file) == (a, b, c)
     table = leaderboard(read_entries(file))
     ranks = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith(("| 1", "| 2", "| 3"))]
-    assert ranks == [["| 1", "&lt;b> \\| c"], ["| 1", "tie"], ["| 3", "a"]]
+    assert ranks == [["| 1-2", "&lt;b> \\| c"], ["| 1-2", "tie"], ["| 3", "a"]]
+    assert table.startswith(RULE)
     assert "autoattack at 0.1 (at most)" in table
     assert "0.7500" in table
 
@@ -143,9 +161,41 @@ def test_lines_that_are_no_entries_are_named(tmp_path):
         leaderboard([])
 
 
+def test_a_line_cut_by_a_kill_is_left_out_and_written_over(tmp_path):
+    file = tmp_path / "board.jsonl"
+    a, b, c = entry("a", "1"), entry("b", "2"), entry("c", "3")
+    add_entry(file, a)
+    add_entry(file, b)
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for left in (first + 1, first + 40, len(whole) - 2):
+        file.write_bytes(whole[:left])
+        with pytest.warns(UserWarning, match="line 2, the last, was cut short"):
+            assert read_entries(file) == (a,)
+        assert file.read_bytes() == whole[:left]  # reading changes nothing
+        with pytest.warns(UserWarning, match="cut short"):
+            assert add_entry(file, c)
+        assert read_entries(file) == (a, c)
+    file.write_bytes(whole[:-1])  # but for its end the line is there
+    assert read_entries(file) == (a, b)
+    assert add_entry(file, c)
+    assert read_entries(file) == (a, b, c)
+    # in the middle it is an error, and so is a text of somebody's
+    file.write_bytes(b"my notes")
+    with pytest.raises(ValueError, match="line 1 is no entry"):
+        add_entry(file, c)
+    assert file.read_bytes() == b"my notes"
+    file.write_bytes(whole[: first - 5] + b"\n" + whole[first:])
+    with pytest.raises(ValueError, match="line 1 is no entry"):
+        read_entries(file)
+
+
 def test_the_page_shows_what_the_records_say():
     page = (ROOT / "docs" / "leaderboards.md").read_text()
-    assert page.endswith(leaderboard(read_entries(ROOT / "experiments" / "records" / "leaderboard_digits.jsonl")))
+    records = sorted((ROOT / "experiments" / "records").glob("leaderboard_*.jsonl"))
+    assert records
+    for file in records:
+        assert leaderboard(read_entries(file)) in page, file.name
 
 
 FINGERPRINTS = {
@@ -156,6 +206,7 @@ FINGERPRINTS = {
     "verified-mnist v1": "8c4ee544e109",
     "corruptions-digits v1": "a5ce3511cfc6",
     "corruptions-cifar10 v1": "5274e317215e",
+    "corruptions-mnist v1": "dab46a330471",
     "smoothing-digits v1": "d930fafb5d30",
     "smoothing-mnist v1": "00750d972314",
     "smoothing-cifar10 v1": "e66080890730",
@@ -171,12 +222,13 @@ def test_a_board_that_cannot_take_the_entry_is_refused_before_the_work(tmp_path)
     (tmp_path / "report.md").write_text("# no board\n")
     with pytest.raises(ValueError, match="line 1 is no entry"):
         check_board(tmp_path / "report.md", protocol)
+    assert (tmp_path / "report.md").read_text() == "# no board\n"
     with pytest.raises(OSError, match="directory"):
         check_board(tmp_path, protocol)
 
 
 def test_impossible_numbers_are_not_believed():
-    from jrobust.evaluation._sections import possible
+    from jrobust.evaluation._report._sections import possible
 
     row = jr.evaluation.Row("net", "pgd", "linf", 0.1, "lower", 0.5, 0.4, 0.6, 40, 1.0, 0)
     assert possible(row) is row

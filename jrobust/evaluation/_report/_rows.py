@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from jrobust._statistics import Accuracy, proportion
-from jrobust.evaluation._outcomes import answers, between, radius_of, threats_of
+from jrobust.evaluation._report._outcomes import answers, between, radius_of, threats_of
+from jrobust.evaluation._report._sections import CorruptionRow, Cost, Row, Section
 from jrobust.evaluation._results import Curve, Evaluation
-from jrobust.evaluation._sections import CorruptionRow, Cost, Row, Section
 
 
 def accuracy_of(row: Row) -> Accuracy:
@@ -67,7 +67,8 @@ def corruption_rows(rows: Iterable[Mapping[str, Any]], *, level: float = 0.95) -
 
     Args:
       rows: mappings with ``corruption`` (name), ``severity`` (an integer >= 0), ``n`` (images) and ``errors`` (how many of them are
-        classified wrong); other entries are left aside.
+        classified wrong), and where known ``suite`` (such as "cifar-c") and ``drawn`` (whether the images are one draw of its noise);
+        other entries are left aside.
       level: of the (Clopper-Pearson) interval of each error.
 
     Raises:
@@ -76,7 +77,7 @@ def corruption_rows(rows: Iterable[Mapping[str, Any]], *, level: float = 0.95) -
     >>> corruption_rows([{"corruption": "fog", "severity": 1, "n": 10, "errors": 2}])[0].error
     0.2
     """
-    out: dict[tuple[str, int], CorruptionRow] = {}
+    out: dict[tuple[str, str, int], CorruptionRow] = {}
     for row in rows:
         if lost := [k for k in ("corruption", "severity", "n", "errors") if k not in row]:
             raise ValueError(
@@ -88,10 +89,16 @@ def corruption_rows(rows: Iterable[Mapping[str, Any]], *, level: float = 0.95) -
             raise ValueError(
                 f"{name}: severity >= 0, n >= 1 and errors in 0..n are integers, got severity {severity!r}, n {n!r}, errors {errors!r}"
             )
-        if (name, int(severity)) in out:
+        suite, drawn = str(row.get("suite") or ""), row.get("drawn")
+        if not (drawn is None or isinstance(drawn, bool | np.bool_)):
+            raise ValueError(f"{name}: drawn is True, False or None (not known), got {drawn!r}")
+        if (suite, name, int(severity)) in out:
             raise ValueError(f"{name} at severity {severity} is there twice")
         a = proportion(int(errors), int(n), side="exact", level=level)
-        out[name, int(severity)] = CorruptionRow(name, int(severity), a.value, a.low, a.high, a.n, level)
+        known = None if drawn is None else bool(drawn)
+        out[suite, name, int(severity)] = CorruptionRow(
+            name, int(severity), a.value, a.low, a.high, a.n, level, suite, known
+        )
     return tuple(out.values())
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from jrobust._statistics import Accuracy, proportion
-from jrobust.evaluation import _svg
-from jrobust.evaluation._blocks import Figure
-from jrobust.evaluation._outcomes import Between
-from jrobust.evaluation._rows import accuracy_of, sides_of
-from jrobust.evaluation._sections import Section
+from jrobust.evaluation._report import _svg
+from jrobust.evaluation._report._blocks import Figure
+from jrobust.evaluation._report._outcomes import Between
+from jrobust.evaluation._report._rows import accuracy_of, sides_of
+from jrobust.evaluation._report._sections import Section
 
 
 def sandwich(section: Section, level: float = 0.95) -> tuple[Figure, ...]:

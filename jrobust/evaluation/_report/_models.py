@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from jrobust.evaluation._outcomes import Alarm, Outcomes, alarms, checked
-from jrobust.evaluation._sections import Section
+from jrobust.evaluation._report._outcomes import Alarm, Outcomes, alarms, checked
+from jrobust.evaluation._report._sections import Section
 
 
 class Model(NamedTuple):

@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jrobust.evaluation._models import Model
-from jrobust.evaluation._rows import accuracy_of, sides_of
-from jrobust.evaluation._sections import Section
+from jrobust.evaluation._ranks import RULE
+from jrobust.evaluation._report._boards import Board, boards
+from jrobust.evaluation._report._models import Model
+from jrobust.evaluation._report._rows import accuracy_of, sides_of
+from jrobust.evaluation._report._sections import Section
 
 _FOOTNOTE = "Written by jrobust; percentages as RobustBench writes them, null is not measured or not known."
 
@@ -18,7 +20,8 @@ def robustbench(models: Sequence[Model], title: str, level: float = 0.95) -> str
     ``number_forward_passes``, ``clean_acc``, ``reported``, ``autoattack_acc``, ``external``, ``unreliable``, ``footnote`` are those of the
     files in RobustBench's folder model_info, accuracies as strings in percent. ``autoattack_acc`` is there only where an oracle called
     autoattack was asked, ``external`` where another attack left less or was the only one; ``unreliable`` is true where an attack
-    contradicts a certificate. Under ``jrobust`` stand the threat, both sides as shares with n, interval and confidence, and the protocol.
+    contradicts a certificate. Under ``jrobust`` stand the threat, both sides as shares with n, interval and confidence, the rank among the
+    models that were asked the same (its places, and who it is tied with), and the protocol.
 
     Deviations:
       RobustBench has a file a model and one eps a folder; here a list. Who wrote the model is not known and null.
@@ -26,14 +29,17 @@ def robustbench(models: Sequence[Model], title: str, level: float = 0.95) -> str
     References:
       Croce et al. RobustBench: a standardized adversarial robustness benchmark. NeurIPS 2021 (Datasets and Benchmarks).
     """
-    entries = [entry for m in models for entry in _entries(m, level)]
-    document = {"format": "jrobust-report-1", "title": title, "entries": entries, "models": [_model(m) for m in models]}
+    found = boards([s for m in models for s in m.sections], level)
+    entries = [entry for m in models for entry in _entries(m, level, found)]
+    document = {
+        "format": "jrobust-report-1", "title": title, "ranks": RULE, "entries": entries, "models": [_model(m) for m in models],
+    }  # fmt: skip
     return json.dumps(document, indent=1, default=str, allow_nan=False) + "\n"
 
 
-def _entries(m: Model, level: float) -> list[dict[str, Any]]:
+def _entries(m: Model, level: float, found: Sequence[Board]) -> list[dict[str, Any]]:
     return [
-        _entry(m, s, subject, threat, *sides)
+        _entry(m, s, subject, threat, *sides, _rank(found, s, subject, (threat, sides[0])))
         for s in m.sections
         for subject in ("model", "smoothed")
         for threat, known in sides_of(s, subject, level).items()
@@ -41,7 +47,19 @@ def _entries(m: Model, level: float) -> list[dict[str, Any]]:
     ]
 
 
-def _entry(m: Model, s: Section, subject: str, threat: str, eps: float, floor: Any, ceiling: Any) -> dict[str, Any]:
+def _rank(found: Sequence[Board], s: Section, kind: str, where: tuple[str, float]) -> dict[str, Any] | None:
+    """Its place among the models that were asked the same at this radius."""
+    board = next(b for b in found if b.kind == kind and any(s is other for other in b.sections))
+    here = board.standings[where]
+    mine = next(e for e in here if e.title == s.title)
+    if mine.rank is None:
+        return None
+    return {"first": mine.rank.first, "last": mine.rank.last, "of": len(here), "tied_with": list(mine.ties)}
+
+
+def _entry(
+    m: Model, s: Section, subject: str, threat: str, eps: float, floor: Any, ceiling: Any, rank: Any
+) -> dict[str, Any]:
     model = subject == "model"
     protocol = dict(s.protocol if model else s.smoothing)
     clean = next((accuracy_of(r) for r in s.rows if model and r.threat == "none" and r.quantity == "accuracy"), None)
@@ -59,7 +77,7 @@ def _entry(m: Model, s: Section, subject: str, threat: str, eps: float, floor: A
         "unreliable": bool(m.alarms),
         "jrobust": {
             "threat": threat, "eps": eps, "subject": subject, "at_least": _accuracy(floor), "at_most": _accuracy(ceiling),
-            "clean": _accuracy(clean), "protocol": protocol or None,
+            "clean": _accuracy(clean), "rank": rank, "protocol": protocol or None,
         },
     }  # fmt: skip
 

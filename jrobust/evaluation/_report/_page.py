@@ -6,15 +6,34 @@ from typing import Any
 
 import numpy as np
 
-from jrobust._statistics import reads
-from jrobust.evaluation import _plots
-from jrobust.evaluation._blocks import Block, Chip, Code, Columns, Figures, Fold, Heading, Links, Shade, Table, Text
-from jrobust.evaluation._comparison import comparison
-from jrobust.evaluation._models import Model
-from jrobust.evaluation._outcomes import between, threats_of
-from jrobust.evaluation._pictures import gallery
-from jrobust.evaluation._sections import Section
-from jrobust.evaluation._words import cells, interval_of, n_of, said_of, share_of, threat_of
+from jrobust.evaluation._report import _plots
+from jrobust.evaluation._report._blocks import (
+    Block,
+    Chip,
+    Code,
+    Columns,
+    Figures,
+    Fold,
+    Heading,
+    Links,
+    Table,
+    Text,
+)
+from jrobust.evaluation._report._comparison import comparison
+from jrobust.evaluation._report._heatmap import corruptions
+from jrobust.evaluation._report._models import Model
+from jrobust.evaluation._report._outcomes import between, threats_of
+from jrobust.evaluation._report._pictures import gallery
+from jrobust.evaluation._report._sections import NO_PICTURES, Section
+from jrobust.evaluation._report._words import (
+    cells,
+    interval_of,
+    n_of,
+    reading_of,
+    said_of,
+    share_of,
+    threat_of,
+)
 
 _LEAD = (
     "Robust accuracy is never measured, only bounded. An attack found that much of the worst case, so the true robust accuracy is at most "
@@ -62,8 +81,8 @@ def _model(m: Model, level: float) -> list[Block]:
             lambda s: _radii(s, level),
             "Not measured: the model was not smoothed.",
         ),
-        ("Witnesses", lambda s: _witnesses(s, m.classes), "None kept: no attack on images."),
-        ("Corruptions", _corruptions, "Not measured."),
+        ("Witnesses", lambda s: _witnesses(s, m.classes), _no_witnesses(m)),
+        ("Corruptions", corruptions, "Not measured."),
         ("Cost", _cost, "Not measured."),
         ("All numbers", _numbers, "None."),
         ("Training", _losses, "No record of the training."),
@@ -110,23 +129,21 @@ def _asked(m: Model) -> list[Block]:
     card = {**dict.fromkeys(_CARD, "not recorded"), **m.card}
     tables = [("model", Table(("", ""), tuple((k, said_of(v)) for k, v in card.items())))]
     for s in m.sections:
-        for name, protocol in (("attacks and proofs", s.protocol), ("smoothing", s.smoothing)):
-            if protocol:
-                tables.append((name, _protocol(protocol)))
+        for name, asked in (("attacks and proofs", s.protocol), ("smoothing", s.smoothing)):
+            if asked:
+                tables.append((name, _questions(asked)))
     out: list[Block] = [Heading(3, "Model card and protocol"), Columns(tuple(tables))]
     if len(tables) == 1:
         out.append(Text("Protocol: which examples and attacks were asked was not recorded.", "missing"))
     return out
 
 
-def _protocol(protocol: Mapping[str, Any]) -> Table:
+def _questions(asked: Mapping[str, Any]) -> Table:
     hidden = ("oracles", "attacks", "set", "noise_digest")
     rows = [
-        (_WORDS.get(k, k.replace("_", " ")), said_of(v))
-        for k, v in protocol.items()
-        if k not in hidden and v is not None
+        (_WORDS.get(k, k.replace("_", " ")), said_of(v)) for k, v in asked.items() if k not in hidden and v is not None
     ]
-    for name, o in protocol.get("oracles", {}).items():
+    for name, o in asked.get("oracles", {}).items():
         kind = {"lower": "attack", "upper": "proof", "exact": "exact"}.get(str(o.get("side")), "estimate")
         rows.append((f"{kind} {name}", f"{o.get('oracle')}, confidence {o.get('confidence', 1.0):g}"))
     return Table(("", ""), tuple(rows))
@@ -183,35 +200,10 @@ def _witnesses(s: Section, names: Sequence[str]) -> list[Block]:
     return [gallery(s.gallery, names), Text(said, "small")]
 
 
-def _corruptions(s: Section) -> list[Block]:
-    if not s.corruptions:
-        return []
-    severities = sorted({c.severity for c in s.corruptions})
-    at = {(c.corruption, c.severity): c for c in s.corruptions}
-    rows = []
-    for name in dict.fromkeys(c.corruption for c in s.corruptions):
-        here = [at.get((name, k)) for k in severities]
-        known = [c.error for c in here if c is not None]
-        mean = Shade(f"{np.mean(known):.3f}", float(np.mean(known))) if len(known) == len(severities) else "incomplete"
-        rows.append(
-            (name, *(Shade(f"{c.error:.3f}", c.error) if c is not None else "not measured" for c in here), mean)
-        )
-    counts = sorted({c.n for c in s.corruptions})
-    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    exact = [
-        (c.corruption, f"{c.severity}", f"{c.error:.4f}", f"{c.level:.0%} [{c.low:.4f}, {c.high:.4f}]", f"{c.n}")
-        for c in s.corruptions
-    ]
-    columns = ("corruption", "severity", "error", "interval", "n")
-    return [
-        Table(
-            ("corruption", *(f"severity {k}" for k in severities), "mean"),
-            tuple(rows),
-            frozenset(range(1, len(severities) + 2)),
-        ),
-        Text(f"Error, counted; n = {many} images a cell. Corruptions are no adversary: this bounds nothing.", "small"),
-        Fold("errors with their intervals", (Table(columns, tuple(exact), frozenset({1, 2, 3, 4})),)),
-    ]
+def _no_witnesses(m: Model) -> str:
+    """Why there are none."""
+    damaged = any(note.startswith(NO_PICTURES) for note in m.notes)
+    return "Not shown: their file is damaged." if damaged else "None kept: no attack on images."
 
 
 def _contradictions(m: Model) -> list[Block]:
@@ -270,7 +262,7 @@ def _numbers(s: Section) -> list[Block]:
     rows = []
     for r in s.rows:
         proof = r.quantity == "radius" and r.side == "lower"  # coloured as what it is: a radius is proven from below
-        chip = Chip(reads(r.side, r.quantity), "upper" if proof else r.side)
+        chip = Chip(reading_of(r), "upper" if proof else r.side)
         rows.append((r.name, threat_of(r), chip, *cells(r), f"{r.n}", f"{r.confidence:g}", f"{r.seed}"))
     return [Table(columns, tuple(rows), frozenset(range(3, 8)))]
 

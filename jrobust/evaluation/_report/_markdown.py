@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from jrobust.evaluation._blocks import (
+from jrobust.evaluation._report._blocks import (
     Block,
     Cell,
     Chip,

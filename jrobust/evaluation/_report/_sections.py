@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jrobust.evaluation._outcomes import Outcomes
+from jrobust.evaluation._report._outcomes import Outcomes
 
 SUMMARY, GALLERY, OUTCOMES = "summary.json", "gallery.npz", "outcomes.npz"
+NO_PICTURES = "The pictures of witnesses are left out"
+"""How the note begins that says so."""
 
 
 class Row(NamedTuple):
@@ -20,15 +22,16 @@ class Row(NamedTuple):
     Attributes:
       model: whose number it is.
       name: the method.
-      threat: the norm of the perturbation ("none" for clean accuracy).
+      threat: the norm of the perturbation ("none" for clean accuracy); of corruptions their suite and severities.
       eps: its radius.
-      side: of the worst case ("lower" overstates robust accuracy, "upper" understates it); for a radius, of the radius.
+      side: of the worst case ("lower" overstates robust accuracy, "upper" understates it); for a radius, of the radius; "estimate" where
+        images are one draw of a corruption's noise.
       value: the number.
       low, high: its interval at ``level`` over the choice of the examples.
       n: examples.
       confidence: of each statement behind it.
       seed: of keys.
-      quantity: "accuracy", or "radius".
+      quantity: "accuracy", "radius", or over several corruptions "mean accuracy" or "error" (its mean).
       subject: "model", or "smoothed" where the statement is about the smoothed classifier.
       level: of the interval.
     """
@@ -96,6 +99,8 @@ class CorruptionRow(NamedTuple):
       low, high: its interval at ``level``.
       n: images.
       level: of the interval.
+      suite: whose settings these are, such as cifar-c; empty where it was not recorded.
+      drawn: whether the images are one draw of the corruption's noise; None where it was not recorded.
     """
 
     corruption: str
@@ -105,6 +110,8 @@ class CorruptionRow(NamedTuple):
     high: float
     n: int
     level: float = 0.95
+    suite: str = ""
+    drawn: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)

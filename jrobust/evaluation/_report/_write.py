@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jrobust.evaluation._html import html
-from jrobust.evaluation._markdown import markdown
-from jrobust.evaluation._models import models_of
-from jrobust.evaluation._page import page
+from jrobust.evaluation._report._html import html
+from jrobust.evaluation._report._markdown import markdown
+from jrobust.evaluation._report._models import models_of
+from jrobust.evaluation._report._page import page
+from jrobust.evaluation._report._robustbench import robustbench
+from jrobust.evaluation._report._sections import Section
 from jrobust.evaluation._results import Curve, Evaluation
-from jrobust.evaluation._robustbench import robustbench
-from jrobust.evaluation._sections import Section
 
 
 def report(

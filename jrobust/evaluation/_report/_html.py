@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from jrobust.evaluation._blocks import (
+from jrobust.evaluation._report._blocks import (
     Block,
     Cell,
     Chip,
@@ -19,7 +19,7 @@ from jrobust.evaluation._blocks import (
     Table,
     Text,
 )
-from jrobust.evaluation._svg import PALETTE, style
+from jrobust.evaluation._report._svg import PALETTE, style
 
 _COLOURS = {
     "page": ("#fbfaf7", "#1b1a18"), "rule": ("#cfc8b6", "#4a4842"), "faint": ("#ebe6da", "#2c2a27"), "ground": ("#f1eee5", "#26241f"),

@@ -3,15 +3,26 @@
 import dataclasses
 import json
 import os
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jrobust.evaluation._outcomes import Outcomes
-from jrobust.evaluation._sections import GALLERY, LISTS, OUTCOMES, SUMMARY, Gallery, Section, possible
+from jrobust.evaluation._report._outcomes import Outcomes
+from jrobust.evaluation._report._sections import (
+    GALLERY,
+    LISTS,
+    NO_PICTURES,
+    OUTCOMES,
+    SUMMARY,
+    Gallery,
+    Section,
+    possible,
+)
 
 METRICS = "metrics.jsonl"
 
@@ -22,7 +33,7 @@ def read_sections(directory: str | os.PathLike[str]) -> tuple[Section, ...]:
     Results inside a training run are about its model.
 
     Raises:
-      ValueError: there are none, or one cannot be read.
+      ValueError: there are none, or one cannot be read (damaged pictures alone are left out, with a warning and a note in the section).
       FileNotFoundError: no such directory.
     """
     folder = Path(directory)
@@ -66,11 +77,37 @@ def _read(folder: Path) -> Section:
         if (folder / OUTCOMES).is_file():
             section = dataclasses.replace(section, outcomes=Outcomes.load(folder / OUTCOMES))
         if (folder / GALLERY).is_file():
-            with np.load(folder / GALLERY, allow_pickle=False) as file:
-                section = dataclasses.replace(section, gallery=Gallery(**{**file, "caption": str(file["caption"])}))
+            pictures, note = _gallery(folder / GALLERY)
+            section = dataclasses.replace(section, gallery=pictures, notes=(*section.notes, *note))
     except (ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder} cannot be read as a result: {error}") from error
     return section
+
+
+def _gallery(path: Path) -> tuple[Gallery | None, tuple[str, ...]]:
+    """The pictures; where their file is damaged none, and a note that says so: the numbers are in other files."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            found = Gallery(**{**file, "caption": str(file["caption"])})
+        shapes = [np.shape(a) for a in found[:-1]]
+        images = all(np.issubdtype(a.dtype, np.number) and 2 <= a.ndim <= 4 and a.size for a in found[:2])
+        classes = all(np.issubdtype(a.dtype, np.integer) and a.shape == shapes[0][:1] for a in found[2:-1])
+        if not (images and classes and shapes[0] == shapes[1]):
+            raise ValueError(f"it holds arrays of shapes {', '.join(map(str, shapes))}, of images and their classes")
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        EOFError,
+        OSError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        note = f"{NO_PICTURES}: {path.name} of {path.parent.name} cannot be read ({error})."
+        warnings.warn(note, stacklevel=2)
+        return None, (note,)
+    return found, ()
 
 
 def _whose(config: Mapping[str, Any], folder: Path) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jrobust.evaluation._blocks import Picture, Table
-from jrobust.evaluation._sections import Gallery
+from jrobust.evaluation._report._blocks import Picture, Table
+from jrobust.evaluation._report._sections import Gallery
 
 
 def png(image: np.ndarray) -> str:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from jrobust.evaluation._blocks import Block, Heading, Table, Text
-from jrobust.evaluation._models import Model
-from jrobust.evaluation._protocol import Board, boards, difference
-from jrobust.evaluation._words import interval_of, n_of, share_of
+from jrobust.evaluation._ranks import RULE
+from jrobust.evaluation._report._blocks import Block, Heading, Table, Text
+from jrobust.evaluation._report._boards import Board, boards, difference
+from jrobust.evaluation._report._models import Model
+from jrobust.evaluation._report._words import interval_of, n_of, share_of
 
 
 def comparison(models: Sequence[Model], level: float) -> list[Block]:
@@ -18,8 +19,9 @@ def comparison(models: Sequence[Model], level: float) -> list[Block]:
     out.append(
         Text(
             "Models are ranked only where they were asked the same: the same examples, set, radius and attacks (proofs may differ: any of "
-            "them is true). The order is that of the attacks' numbers; a model certainly beats another on these examples only where it is "
-            "proven on more of them than the other was left with."
+            "them is true). Rows are in the order of the attacks' numbers. "
+            f"{RULE} A rank speaks of the images that the examples were drawn from; on these examples alone a model certainly beats "
+            "another where it is proven on more of them than the other was left with."
         )
     )
     for k, b in enumerate(found, 1):
@@ -39,9 +41,9 @@ def comparison(models: Sequence[Model], level: float) -> list[Block]:
 
 
 def _shared(b: Board) -> str:
-    if not b.protocol:
+    if not b.asked:
         return "the protocol was not recorded, so this is ranked against nothing"
-    p = b.protocol
+    p = b.asked
     said = [
         f"{p['n']} examples",
         f"of {p['dataset']}" if p.get("dataset") else "",
