@@ -26,6 +26,13 @@ _FLIPPED: dict[str, Callable[..., Any]] = {"neg": lambda x: x, "sub": jnp.add}
 PUSHED = _POSITIVE | _SCALED | frozenset(_FLIPPED)
 """The affine primitives whose absolute value is known; of any other the interval serves."""
 
+LINEAR = names(
+    "reshape squeeze transpose rev slice copy name optimization_barrier sharding_constraint pvary device_put split unstack",
+    "expand_dims broadcast_in_dim tile dynamic_slice reduce_sum cumsum reduce_window_sum convert_element_type neg mul div",
+    "dot_general conv_general_dilated stop_gradient",
+)
+"""Affine primitives that are 0 where their dependent operands are, whatever they know."""
+
 # Primitives that work entry by entry, or choose or average entries.
 ELEMENTWISE = names(
     "max min clamp abs leaky_relu mul div exp exp2 expm1 softplus square cosh sparse_plus rsqrt log log1p sqrt tanh logistic",

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust._program import Equation
-from jrobust.bounds._affine import filled, function
+from jrobust.bounds._affine import ELEMENTWISE, LINEAR, filled, function
 from jrobust.bounds._machine import within
 from jrobust.bounds._problem import Env, Problem, mask_of, relaxable
 from jrobust.bounds._rounding import line_error, straight, sum_error, weighted, weighted_error
@@ -21,10 +21,14 @@ from jrobust.typing import Array
 
 
 class Lines(NamedTuple):
-    """The affine functions below and above an equation, and how far rounding may move what is pulled through each, entry by entry."""
+    """The affine functions below and above an equation, and how far rounding may move what is pulled through each, entry by entry.
+
+    Where the equation works entry by entry, ``diagonals`` has of either side the value at 0 and the slope in each operand.
+    """
 
     sides: Sequence[Callable[..., Any]]
     errors: Sequence[Array] | None = None
+    diagonals: Sequence[tuple[Array, Sequence[Array]]] | None = None
 
 
 class Bounded(NamedTuple):
@@ -49,13 +53,21 @@ def lines(problem: Problem, k: int, values: Sequence[Any], out: Interval, theta:
     """`pair`, and its errors; None where these are asked for and not known."""
     eqn = problem.program.equations[k]
     sides = pair(eqn, values, out, theta)
-    if not problem.rounding:
-        return Lines(sides)
     mask = mask_of(problem.program, eqn)
-    operands = [v for v, d in zip(values, mask, strict=True) if d]
+    operands, own = [v for v, d in zip(values, mask, strict=True) if d], [filled(side, mask, values) for side in sides]
+    entrywise = eqn.name in ELEMENTWISE and all(v.lo.shape == out.lo.shape for v in operands)
+    diagonals = [_diagonal(side, operands) for side in own] if entrywise else None
+    if not problem.rounding:
+        return Lines(sides, None, diagonals)
     if not straight(eqn, [v.lo.shape for v in operands]):
         return None
-    return Lines(sides, [line_error(eqn, filled(side, mask, values), operands, out) for side in sides])
+    return Lines(sides, [line_error(eqn, side, operands, out) for side in own], diagonals)
+
+
+def _diagonal(side: Callable[..., Any], operands: Sequence[Interval]) -> tuple[Array, Sequence[Array]]:
+    """An affine function that works entry by entry, as its value at 0 and its slopes."""
+    (at_zero,), vjp = jax.vjp(side, *(jnp.zeros_like(v.lo) for v in operands))
+    return at_zero, vjp([jnp.ones_like(at_zero)])
 
 
 def pairs_of(problem: Problem, env: Env, theta: Mapping[int, Any]) -> dict[int, Lines]:
@@ -99,10 +111,19 @@ class Cut(NamedTuple):
     interval: Interval
 
 
-def _pull(fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any]) -> tuple[Sequence[Any], Any]:
-    """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``."""
+def _pull(
+    fn: Callable[..., Any], shapes: Sequence[Any], coefficients: Sequence[Any], *, linear: bool = False
+) -> tuple[Sequence[Any], Any]:
+    """``<c, fn(x)>`` for affine ``fn`` as ``<c', x> + bias``; there is none where ``fn`` is ``linear``."""
     at_zero, vjp = jax.vjp(fn, *(jnp.zeros(a.shape, a.dtype) for a in shapes))
-    return vjp(coefficients), sum(_dot(c, b) for c, b in zip(coefficients, at_zero, strict=True))
+    return vjp(coefficients), 0.0 if linear else sum(_dot(c, b) for c, b in zip(coefficients, at_zero, strict=True))
+
+
+def _through(c: Array, below: tuple[Array, Any], above: tuple[Array, Any]) -> tuple[Sequence[Array], Array]:
+    """The same of a pair of lines, entry by entry: ``below`` where c is negative, else ``above``."""
+    negative = c < 0
+    at_zero, slopes = jax.tree.map(lambda low, high: jnp.where(negative, low, high), below, above)
+    return [c * slope for slope in slopes], _dot(c, at_zero)
 
 
 def _dot(c: Array, b: Array) -> Array:
@@ -142,13 +163,16 @@ def pulled(
         offset += sum(_cut(rows, o, cuts.get(o), a, env, error) for o, a in zip(eqn.outputs, eqn.avals, strict=True))
         c = [rows.pop(o, jnp.zeros(a.shape, offset.dtype)) for o, a in zip(eqn.outputs, eqn.avals, strict=True)]
         if affine:
-            parts = [_pull(filled(function(eqn), mask, known), shapes, c)]
+            parts = [_pull(filled(function(eqn), mask, known), shapes, c, linear=eqn.name in LINEAR)]
             for ci, size in zip(c, by.errors.get(k, ()), strict=False):
                 error.add(weighted, ci, size)
         elif k in by.pairs:
             met[k], pair = c, by.pairs[k]
-            signed = [jnp.minimum(c[0], 0), jnp.maximum(c[0], 0)]
-            parts = [_pull(filled(f, mask, known), shapes, [ci]) for f, ci in zip(pair.sides, signed, strict=True)]
+            if pair.diagonals is None:
+                signed = [jnp.minimum(c[0], 0), jnp.maximum(c[0], 0)]
+                parts = [_pull(filled(f, mask, known), shapes, [ci]) for f, ci in zip(pair.sides, signed, strict=True)]
+            else:
+                parts = [_through(c[0], *pair.diagonals)]
             if pair.errors is not None:
                 error.add(weighted, c[0], jnp.where(c[0] > 0, pair.errors[1], pair.errors[0]))
         else:
