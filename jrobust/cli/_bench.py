@@ -31,8 +31,8 @@ def bench(
     """Ask trained runs what a named, versioned protocol asks, and keep a leaderboard.
 
     Protocols: linf-digits, linf-mnist, linf-cifar10 (AutoAttack); verified-digits, verified-mnist (PGD and CROWN);
-    corruptions-digits, corruptions-mnist, corruptions-cifar10; smoothing-digits, smoothing-mnist, smoothing-cifar10. The same command goes on where it
-    was interrupted.
+    corruptions-digits, corruptions-mnist, corruptions-cifar10; smoothing-digits, smoothing-mnist,
+    smoothing-cifar10. The same command goes on where it was interrupted.
 
     Args:
       suite: name of the protocol.
