@@ -1,7 +1,8 @@
 """JPEG and back, byte for byte as libjpeg(-turbo) does by default, without the entropy coding, which loses nothing.
 
-Values are libjpeg's integers (those of its "islow" transforms, of 13 bits). Gradients are those of the exact transforms with every rounding
-taken for the identity: the two transforms cancel, and what is left are the linear maps of colours, of halving and of doubling.
+Values are libjpeg's integers (those of its "islow" transforms, of 13 bits). Gradients are those of the exact transforms, with every
+rounding and what keeps its results in the range taken for the identity: the two transforms cancel, and what is left are the linear maps of
+colours, of halving and of doubling. Inputs outside [0, 1] have none, those at its ends all of it.
 """
 
 from typing import Any
@@ -84,7 +85,7 @@ def _coded(plane: Float[Array, "H W"], table: np.ndarray) -> Float[Array, "H W"]
     count = jnp.floor((jnp.abs(eightfold).astype(jnp.float32) + (step / 2 + 0.5)) / step).astype(jnp.int32)
     back = jnp.sign(eightfold) * count * table[:, None]
     back = _pass("vb,hawv->hawb", _pass("ua,huwv->hawv", back, 11), 18) + 128
-    return jnp.clip(_straight(plane, back.reshape(plane.shape).astype(plane.dtype)), 0.0, 255.0)
+    return _straight(plane, jnp.clip(back, 0, 255).reshape(plane.shape).astype(plane.dtype))
 
 
 def _halved(plane: Float[Array, "H W"]) -> Float[Array, "h w"]:
@@ -109,7 +110,8 @@ def jpeg_compression(key: Any, x: Float[Array, "H W C"], quality: int) -> Float[
     del key
     height, width, channels = x.shape
     # narrower floats do not hold the integers of colours
-    z = jnp.clip(_rounded(255 * x.astype(jnp.promote_types(x.dtype, jnp.float32))), 0.0, 255.0)
+    z = _rounded(255 * x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    z = jnp.where((x < 0) | (x > 1), jnp.clip(jax.lax.stop_gradient(z), 0.0, 255.0), z)
     if channels == 1:
         grey = _coded(_padded(z[..., 0], 8, 8), _table(_LUMA, quality))[:height, :width, None]
         return (grey / 255).astype(x.dtype)
@@ -123,9 +125,12 @@ def jpeg_compression(key: Any, x: Float[Array, "H W C"], quality: int) -> Float[
     tall, wide = -(-height // 2), -(-width // 2)
     coded = (_coded(_padded(_halved(c), 8, 8), _table(_CHROMA, quality))[:tall, :wide] for c in (blue, red))
     blue, red = (_doubled(c)[:height, :width] - 128.0 for c in coded)
-    out = (
-        luma + _whole(91881 * red + 32768),
-        luma + _whole(-22554 * blue - 46802 * red + 32768),
-        luma + _whole(116130 * blue + 32768),
+    out = jnp.stack(
+        [
+            luma + _whole(91881 * red + 32768),
+            luma + _whole(-22554 * blue - 46802 * red + 32768),
+            luma + _whole(116130 * blue + 32768),
+        ],
+        -1,
     )
-    return (jnp.clip(jnp.stack(out, -1), 0.0, 255.0) / 255).astype(x.dtype)
+    return (_straight(out, jnp.clip(out, 0.0, 255.0)) / 255).astype(x.dtype)

@@ -164,6 +164,13 @@ def test_jpeg_of_a_data_set_is_libjpegs():
     np.testing.assert_array_equal(narrow, (exact / np.float32(255)).astype(jnp.bfloat16))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_gradient_of_jpeg_is_whole_at_black_and_white_and_nothing_outside(channels):
+    slope = jax.grad(lambda a: jpeg_compression(None, a, 50).sum())
+    for value, whole in ((0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (1.2, 0.0), (-0.1, 0.0)):
+        np.testing.assert_allclose(slope(jnp.full((16, 16, channels), value)).mean(), whole, atol=1e-5)
+
+
 def test_the_gradient_of_jpeg_is_that_of_its_linear_maps():
     x = 0.3 + 0.4 * pictures(16, 20)[1].astype(np.float32) / 255  # nothing is cut off
     weight, change = np.random.default_rng(1).normal(size=(2, *x.shape)).astype(np.float32)
