@@ -54,7 +54,7 @@ def rows(result: CorruptionErrors, title: str, seed: int, suite: str) -> tuple[R
     numbers = (
         ("clean", "none", clean, "accuracy"),
         (
-            f"mean over {len(result.wrong)} corruptions",
+            f"mean accuracy over {len(result.wrong)} corruptions",
             f"{suite}, {severities_of(result.severities)}",
             mean,
             "mean accuracy",

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 RULE = (
     "Models whose intervals overlap are tied: the evidence does not order them. A rank is then a range of places, such as 1-2: behind "
-    "the models whose whole interval is better, ahead of those whose whole interval is worse."
+    "the models whose whole interval is better, ahead of those whose whole interval is worse. It orders the numbers that are shown: "
+    "an accuracy that was only attacked, or only proven, may truly lie anywhere between at least and at most."
 )
 """The rule in words, for every page that ranks."""
 

@@ -25,6 +25,8 @@ from jrobust.evaluation._report._sections import (
 )
 
 METRICS = "metrics.jsonl"
+UNDER_NOISE = ("noisy", "stability", "macer", "consistency", "smooth-mix")
+"""Methods whose config has a radius that they do not train at."""
 
 
 def read_sections(directory: str | os.PathLike[str]) -> tuple[Section, ...]:
@@ -134,10 +136,14 @@ def card_of(config: Mapping[str, Any], *, parameters: int | None = None) -> dict
         known = ("name", "shape", "classes", "seed", "mean", "std")
         options = ", ".join(f"{k} {v}" for k, v in model.items() if k not in known)
         architecture = f"{model.get('name')} ({options})" if options else str(model.get("name"))
-    trained = "none" if config.get("method") == "natural" else config.get("eps")  # what it says then is for evaluations
+    method = config.get("method")
+    radius = (
+        "none" if method == "natural" or method in UNDER_NOISE else config.get("eps")
+    )  # what it says then is for evaluations
+    noise = config.get("sigma") if method in (*UNDER_NOISE, "smooth-adv") else None
     card = {
-        "data set": config.get("dataset"), "architecture": architecture, "parameters": parameters, "training": config.get("method"),
-        "trained at eps": trained, "epochs": config.get("epochs"), "batch size": config.get("batch_size"),
+        "data set": config.get("dataset"), "architecture": architecture, "parameters": parameters, "training": method,
+        "trained at eps": radius, "trained at sigma": noise, "epochs": config.get("epochs"), "batch size": config.get("batch_size"),
         "training examples": config.get("train_n"), "seed": config.get("seed"), "trained with jrobust": config.get("version"),
     }  # fmt: skip
     return {k: v for k, v in card.items() if v is not None}

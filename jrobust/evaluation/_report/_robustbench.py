@@ -4,11 +4,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from jrobust._statistics import reads
 from jrobust.evaluation._ranks import RULE
 from jrobust.evaluation._report._boards import Board, boards
 from jrobust.evaluation._report._models import Model
 from jrobust.evaluation._report._rows import accuracy_of, sides_of
 from jrobust.evaluation._report._sections import Section
+from jrobust.evaluation._report._words import reading_of
 
 _FOOTNOTE = "Written by jrobust; percentages as RobustBench writes them, null is not measured or not known."
 
@@ -19,9 +21,10 @@ def robustbench(models: Sequence[Model], title: str, level: float = 0.95) -> str
     The keys ``name``, ``authors``, ``venue``, ``link``, ``dataset``, ``architecture``, ``eps``, ``additional_data``,
     ``number_forward_passes``, ``clean_acc``, ``reported``, ``autoattack_acc``, ``external``, ``unreliable``, ``footnote`` are those of the
     files in RobustBench's folder model_info, accuracies as strings in percent. ``autoattack_acc`` is there only where an oracle called
-    autoattack was asked, ``external`` where another attack left less or was the only one; ``unreliable`` is true where an attack
+    autoattack was asked, ``external`` where all attacks together, example by example, left less or it was not; ``unreliable`` is true where an attack
     contradicts a certificate. Under ``jrobust`` stand the threat, both sides as shares with n, interval and confidence, the rank among the
-    models that were asked the same (its places, and who it is tied with), and the protocol.
+    models that were asked the same (its places, and who it is tied with), and the protocol. ``side`` is that of the worst case that
+    was bounded (an attack bounds the worst loss from below), ``reads`` how the number itself reads: at most, at least, exact.
 
     Deviations:
       RobustBench has a file a model and one eps a folder; here a list. Who wrote the model is not known and null.
@@ -64,11 +67,10 @@ def _entry(
     protocol = dict(s.protocol if model else s.smoothing)
     clean = next((accuracy_of(r) for r in s.rows if model and r.threat == "none" and r.quantity == "accuracy"), None)
     here = [r for r in s.rows if (r.threat, r.eps, r.subject, r.quantity) == (threat, eps, subject, "accuracy")]
-    left = {r.name: r.value for r in here if r.side in ("lower", "exact")}
-    auto, others = left.pop("autoattack", None), min(left.values(), default=None)
+    auto = next((r.value for r in here if r.name == "autoattack" and r.side in ("lower", "exact")), None)
     measured = {} if auto is None else {"autoattack_acc": _percent(auto)}
-    if others is not None and (auto is None or others < auto):
-        measured["external"] = _percent(others)
+    if ceiling is not None and (auto is None or ceiling.value < auto):
+        measured["external"] = _percent(ceiling.value)
     return {
         "link": None, "name": m.name, "authors": None, "venue": None, "additional_data": None,
         "number_forward_passes": 1 if model else protocol.get("draws"),
@@ -84,7 +86,7 @@ def _entry(
 
 def _model(m: Model) -> dict[str, Any]:
     return {
-        "name": m.name, "card": m.card, "rows": [_finite(r._asdict()) for s in m.sections for r in s.rows],
+        "name": m.name, "card": m.card, "rows": [_finite(r._asdict() | {"reads": reading_of(r)}) for s in m.sections for r in s.rows],
         "costs": [c._asdict() for s in m.sections for c in s.costs],
         "corruptions": [c._asdict() for s in m.sections for c in s.corruptions], "contradictions": [str(a) for a in m.alarms],
         "pairs_checked": m.checked, "notes": m.notes, "commands": [s.command for s in m.sections if s.command],
@@ -111,5 +113,6 @@ def _accuracy(a: Any) -> dict[str, Any] | None:
         "level": a.level,
         "n": a.n,
         "side": a.side,
+        "reads": reads(a.side),
         "confidence": a.confidence,
     }

@@ -26,6 +26,7 @@ from jrobust.evaluation._report._markdown import markdown
 from jrobust.evaluation._report._models import models_of
 from jrobust.evaluation._report._outcomes import between
 from jrobust.evaluation._report._page import page
+from jrobust.evaluation._report._reading import UNDER_NOISE, card_of
 from tests.evaluation.report.common import HOSTILE, SMALL, better, result, section, words
 
 
@@ -120,6 +121,8 @@ def test_json_has_robustbenchs_keys_and_our_sides(tmp_path):
     assert ours["at_least"]["low"] < 0.5 < ours["at_least"]["high"]
     assert ours["at_least"]["confidence"] == pytest.approx(0.99)
     assert document["models"][0]["rows"][0]["side"] == "exact"
+    assert (ours["at_least"]["reads"], ours["at_most"]["reads"]) == ("at least", "at most")
+    assert {r["reads"] for r in document["models"][0]["rows"]} >= {"exact", "at most"}
 
 
 def test_bad_input(tmp_path):
@@ -160,3 +163,14 @@ def test_results_inside_a_training_run_are_about_its_model(tmp_path):
         (model,) = models_of(sections)
         assert model.card == {"data set": "toy", "architecture": "mlp", "training": "ibp", "trained at eps": 0.2}
         assert "By class at linf 0.2" in words(sections, tmp_path)  # where it was trained
+
+
+def test_a_net_trained_under_noise_has_a_sigma_on_its_card_and_no_radius():
+    from jrobust.cli._methods import SMOOTHED
+
+    assert {*UNDER_NOISE, "smooth-adv"} == set(SMOOTHED)
+    for method in UNDER_NOISE:
+        card = card_of({"method": method, "eps": 0.1, "sigma": 0.25})
+        assert card == {"training": method, "trained at eps": "none", "trained at sigma": 0.25}
+    assert card_of({"method": "smooth-adv", "eps": 0.1, "sigma": 0.25})["trained at eps"] == 0.1
+    assert "trained at sigma" not in card_of({"method": "pgd", "eps": 0.1, "sigma": 0.5})
