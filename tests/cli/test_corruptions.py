@@ -45,7 +45,7 @@ def test_a_table_and_records(words, capsys):
     (section,) = read_sections("result")
     assert [(r.name, r.threat, r.side, r.value) for r in section.rows] == [
         ("clean", "none", "exact", 1.0),
-        ("mean over 2 corruptions", "cifar-c, severities 2, 4", "exact", 0.75),
+        ("mean accuracy over 2 corruptions", "cifar-c, severities 2, 4", "exact", 0.75),
     ]
     assert {(c.suite, c.drawn) for c in section.corruptions} == {("cifar-c", False)}
     assert "--corruptions brightness contrast --severities 2 4 --suite cifar-c --out result" in section.command
@@ -57,7 +57,7 @@ def test_a_table_and_records(words, capsys):
 def test_what_is_drawn_is_not_called_exact(words, capsys):
     assert main([*words, "gaussian-noise", "brightness", "--severities", "1", "2", "3", "--out", "result"]) == 0
     out = capsys.readouterr().out
-    (mean,) = [line for line in out.splitlines() if "mean over 2" in line]
+    (mean,) = [line for line in out.splitlines() if "mean accuracy over 2" in line]
     assert "one draw" in mean
     assert "exact" not in mean
     assert "cifar-c, severities 1 to 3" in mean
@@ -67,7 +67,7 @@ def test_what_is_drawn_is_not_called_exact(words, capsys):
     assert "cifar-c, severities 1 to 3. Error, counted; n = 3 images a cell." in page
     assert "| gaussian\\_noise | one draw | " in page
     assert "| brightness | the same for every seed | " in page
-    assert "| mean over 2 corruptions | cifar-c, severities 1 to 3 | one draw |" in page
+    assert "| mean accuracy over 2 corruptions | cifar-c, severities 1 to 3 | one draw |" in page
 
 
 def test_names_and_suites():

@@ -21,10 +21,10 @@ def robustbench(models: Sequence[Model], title: str, level: float = 0.95) -> str
     The keys ``name``, ``authors``, ``venue``, ``link``, ``dataset``, ``architecture``, ``eps``, ``additional_data``,
     ``number_forward_passes``, ``clean_acc``, ``reported``, ``autoattack_acc``, ``external``, ``unreliable``, ``footnote`` are those of the
     files in RobustBench's folder model_info, accuracies as strings in percent. ``autoattack_acc`` is there only where an oracle called
-    autoattack was asked, ``external`` where all attacks together, example by example, left less or it was not; ``unreliable`` is true where an attack
-    contradicts a certificate. Under ``jrobust`` stand the threat, both sides as shares with n, interval and confidence, the rank among the
-    models that were asked the same (its places, and who it is tied with), and the protocol. ``side`` is that of the worst case that
-    was bounded (an attack bounds the worst loss from below), ``reads`` how the number itself reads: at most, at least, exact.
+    autoattack was asked, ``external`` where all attacks together, example by example, left less, or it was not; ``unreliable`` is true
+    where an attack contradicts a certificate. Under ``jrobust`` stand the threat, both sides as shares with n, interval and confidence,
+    the rank among the models that were asked the same (its places, and who it is tied with), and the protocol. ``side`` is that of the
+    worst case that was bounded (an attack bounds the worst loss from below), ``reads`` how the number itself reads: at most, at least.
 
     Deviations:
       RobustBench has a file a model and one eps a folder; here a list. Who wrote the model is not known and null.
