@@ -55,6 +55,6 @@ def test_every_public_function_is_in_a_table_and_in_the_docs():
     assert len(noises) >= 17
     for file, names in PARTS.items():
         tested = (ROOT / "tests" / "smoothing" / f"{file}.py").read_text()
-        assert [n for n in names if n not in tested] == []
+        assert [n for n in names if not re.search(rf"\b{n}\(", tested)] == []
     said = (ROOT / "docs" / "smoothing.md").read_text()
     assert [n for n in sorted(functions) if not re.search(rf"\b{n}\(|\.{n}\b|`{n}`", said)] == []
