@@ -72,24 +72,24 @@ class Rows(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="apply")
-def _clean(leaves: Any, x: Any, y: Any, *, apply: Any) -> Any:
-    def one(x: Any, y: Any) -> Any:
-        f = objective(apply, leaves, y)
+def _clean(leaves: Any, key: Any, index: Any, x: Any, y: Any, *, apply: Any) -> Any:
+    def one(i: Any, x: Any, y: Any) -> Any:
+        f = judged(apply, leaves, y, key, i)
         return f.value(f.outputs(x))
 
-    return jax.vmap(one)(x, y)
+    return jax.vmap(one)(index, x, y)
 
 
 @partial(jax.jit, static_argnames="apply")
-def _confirm(threat: Threat, leaves: Any, rows: Rows, z: Any, *, apply: Any) -> tuple[Any, Any]:
+def _confirm(threat: Threat, leaves: Any, key: Any, rows: Rows, z: Any, *, apply: Any) -> tuple[Any, Any]:
     """The objective at ``z`` and whether ``z`` lies in the set."""
 
-    def one(t: Threat, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
-        f = objective(apply, leaves, y)
+    def one(t: Threat, i: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
+        f = judged(apply, leaves, y, key, i)
         return f.value(f.outputs(z)), t(x).contains(z)
 
     threat = threat.family(rows.eps)
-    return jax.vmap(one, in_axes=(_threat_axes(threat), 0, 0, 0))(threat, rows.x, rows.y, z)
+    return jax.vmap(one, in_axes=(_threat_axes(threat), 0, 0, 0, 0))(threat, rows.index, rows.x, rows.y, z)
 
 
 @partial(jax.jit, static_argnames="apply")
@@ -97,7 +97,7 @@ def _solve(
     oracle: Any, threat: Threat, leaves: Any, key: Any, path: tuple[Any, ...], rows: Rows, *, apply: Any
 ) -> Bound | Radius:
     def one(t: Threat, i: Any, x: Any, y: Any) -> Any:
-        k, f = _key(key, i, path), objective(apply, leaves, y)
+        k, f = _key(key, i, path), judged(apply, leaves, y, key, i)
         return oracle.solve(k, f, t, x) if isinstance(oracle, RadiusOracle) else oracle.solve(k, f, t(x))
 
     threat = threat.family(rows.eps)
@@ -106,7 +106,7 @@ def _solve(
 
 def _per_example(fn: Any, threat: Threat, leaves: Any, rows: Rows, apply: Any, *batched: Any) -> Any:
     def one(t: Threat, x: Any, y: Any, i: Any, *more: Any) -> Any:
-        return fn(objective(apply, leaves, y), t(x), i, *more)
+        return fn(objective(apply, leaves, y), t(x), i, *more)  # an iteration takes draws of its own at every step
 
     threat = threat.family(rows.eps)
     axes = (_threat_axes(threat), 0, 0, 0, *(0 for _ in batched))
@@ -212,14 +212,14 @@ class Executor:
     def clean(self, rows: Rows) -> np.ndarray:
         """The largest margin at the examples themselves."""
         n = len(rows.y)
-        x, y = self._pad((rows.x, rows.y), n)
-        return np.asarray(_clean(self.model.leaves, x, y, apply=self.model.apply), np.float64)[:n]
+        index, x, y = self._pad((rows.index, rows.x, rows.y), n)
+        return np.asarray(_clean(self.model.leaves, self.key, index, x, y, apply=self.model.apply), np.float64)[:n]
 
     def confirm(self, rows: Rows, witness: Any) -> tuple[np.ndarray, np.ndarray]:
         """The objective at the witnesses, and whether each lies in its set: the driver's own look at the final arrays."""
         n = len(rows.y)
         padded, z = self._pad((rows, witness), n)
-        value, inside = _confirm(self.threat, self.model.leaves, padded, z, apply=self.model.apply)
+        value, inside = _confirm(self.threat, self.model.leaves, self.key, padded, z, apply=self.model.apply)
         return np.asarray(value, np.float64)[:n], np.asarray(inside)[:n]
 
     def radius(self, oracle: RadiusOracle, rows: Rows) -> Answer:
@@ -266,7 +266,7 @@ class Executor:
         for i in range(len(rows.y)):
             index, x, y, eps = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), rows)
             f, t, k = (
-                objective(self.model.apply, self.model.leaves, y),
+                judged(self.model.apply, self.model.leaves, y, self.key, index),
                 self.threat.family(eps),
                 _key(self.key, index, path),
             )

@@ -165,6 +165,8 @@ def test_a_random_model_is_judged_by_draws_of_each_example(tmp_path):
     )  # noise alone: the same draws at every image
     assert (run(n=9).clean != first.clean).any()
     assert (run(key=jax.random.key(4)).clean != first.clean).any()
+    ev = jr.evaluate(jr.objectives.stochastic(noise, 1), x, y, threat=jr.sets.linf(0.1), oracles={}, key=KEY)
+    np.testing.assert_array_equal(ev["clean"].holds, ~first.clean)  # one judge in both
     assert {first.error().side, first.error("brightness", 1).side, first.mean().side} == {"estimate"}
     assert "mean of 1 draws" in str(first.table())
     assert first.summary()["cells"][0]["drawn"]
