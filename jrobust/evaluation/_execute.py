@@ -41,6 +41,12 @@ def objective(apply: Any, leaves: Any, y: Any) -> Any:
     return classification(bind(_logits, leaves, apply=apply), y)
 
 
+def _asked(apply: Any, leaves: Any, y: Any, key: Any, index: Any) -> Any:
+    """The objective that oracles are given: other draws than the judge's, which no attack may see."""
+    f = objective(apply, leaves, y)
+    return f if f.draws is None else f.at(jax.random.fold_in(jax.random.fold_in(key, index), _JUDGE + 1))
+
+
 def judged(apply: Any, leaves: Any, y: Any, key: Any, index: Any) -> Any:
     """The objective by which example ``index`` is judged: of a random model the mean of n draws that are the example's own.
 
@@ -97,7 +103,7 @@ def _solve(
     oracle: Any, threat: Threat, leaves: Any, key: Any, path: tuple[Any, ...], rows: Rows, *, apply: Any
 ) -> Bound | Radius:
     def one(t: Threat, i: Any, x: Any, y: Any) -> Any:
-        k, f = _key(key, i, path), judged(apply, leaves, y, key, i)
+        k, f = _key(key, i, path), _asked(apply, leaves, y, key, i)
         return oracle.solve(k, f, t, x) if isinstance(oracle, RadiusOracle) else oracle.solve(k, f, t(x))
 
     threat = threat.family(rows.eps)
@@ -266,7 +272,7 @@ class Executor:
         for i in range(len(rows.y)):
             index, x, y, eps = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), rows)
             f, t, k = (
-                judged(self.model.apply, self.model.leaves, y, self.key, index),
+                _asked(self.model.apply, self.model.leaves, y, self.key, index),
                 self.threat.family(eps),
                 _key(self.key, index, path),
             )

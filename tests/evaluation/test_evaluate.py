@@ -420,6 +420,9 @@ def test_a_random_model_is_judged_by_draws_of_each_example(key, tmp_path):
     assert (run(key=jax.random.key(9), oracles={})["clean"].holds != clean.holds).any()
     assert (run(n=3, oracles={})["clean"].holds != clean.holds).any()
 
+    # an attack does not see the judge's draws
+    assert (ev["wait"].info["seen"] != clean.value)[clean.holds].all()
+
     share = clean.accuracy()
     assert (clean.side, share.side, jr.metrics.clean_accuracy(ev["wait"]).side) == ("estimate", "estimate", "estimate")
     assert (clean.draws, ev["wait"].side) == (1, "lower")
@@ -432,4 +435,6 @@ def test_a_random_model_is_judged_by_draws_of_each_example(key, tmp_path):
 
 
 def _stays(key, f, s):
-    return Bound(f.value(f.outputs(s.center)), s.center, {})
+    """Claims nothing and tells what it saw at the example."""
+    seen = f.value(f.outputs(s.center))
+    return Bound(0 * seen - 1, s.center, {"seen": seen})
