@@ -248,11 +248,13 @@ def average(
 ) -> Average:
     """The mean of numbers with its interval, in float64 on the host.
 
-    Where it is known that no number is below ``least`` or above ``most`` the interval ends there; and where all numbers are the same it is
-    exact, of the share of others that may have been missed.
+    Where it is known that no number is below ``least`` or above ``most`` the interval ends there; and where all numbers are the same (to
+    rounding, 1e-5 of their size) it is exact, of the share of others that may have been missed: infinite where an end is not known.
 
     >>> print(average([0.0, 0.0, 0.0], side="lower", least=0, most=2))
     at least 0.0000 [0.0000, 1.4152], n=3
+    >>> print(average([0.1, 0.1], side="estimate", least=0))
+    estimate 0.1000 [0.0158, inf], n=2
     >>> print(average([1.0, 2.0, 3.0], side="lower"))
     at least 2.0000 [-0.4841, 4.4841], n=3
     """
@@ -262,9 +264,10 @@ def average(
         raise ValueError(f"level lies in (0, 1), got {level!r}")
     a = np.asarray(values, np.float64)
     mean, n = float(a.mean()), a.size
-    if np.isfinite([least, most]).all() and (a == a[0]).all():
+    if n and np.isclose(a, a[0], rtol=1e-5, atol=0).all():
         missed = 1 - ((1 - level) / 2) ** (1 / n)
-        low, high = mean - missed * (mean - least), mean + missed * (most - mean)
+        low, high = (mean if mean == end or np.isinf(mean) else mean + missed * (end - mean) for end in (least, most))
+        low, high = min(low, float(a.min())), max(high, float(a.max()))
     else:
         half = float(stdtrit(n - 1, (1 + level) / 2) * a.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
         low, high = max(mean - half, least), min(mean + half, most)

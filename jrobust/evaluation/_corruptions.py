@@ -14,7 +14,7 @@ import numpy as np
 
 from jrobust._checks import check_classes, check_count, check_inside, check_key
 from jrobust._digest import digest
-from jrobust._model import functional, warn_if_random
+from jrobust._model import Random, functional, warn_if_random
 from jrobust._progress import progress_bar
 from jrobust._records import header_of, open_records
 from jrobust._statistics import Accuracy, Average, average, proportion
@@ -23,8 +23,10 @@ from jrobust.corruptions._base import rendered
 from jrobust.corruptions._linear import level as cut
 from jrobust.data import Corrupted
 from jrobust.evaluation._checks import Data, check_data
+from jrobust.evaluation._execute import judged
 from jrobust.evaluation._results import Table
 from jrobust.evaluation._stream import batches
+from jrobust.typing import Side
 
 SUMMARY = "corruption_errors.json"
 
@@ -38,12 +40,17 @@ class CorruptionErrors:
       wrong: by name, bool [S, N]; wrong on the image at each severity.
       severities: by name, which S they are.
       drawn: names of the random ones, of whose images this is one draw (another key, another error); the others are the same for every key.
+      draws: of a random model, over how many an example's decision is the mean; every number is then an estimate. None: it is not random.
     """
 
     clean: np.ndarray
     wrong: Mapping[str, np.ndarray]
     severities: Mapping[str, tuple[int, ...]]
     drawn: frozenset[str] = frozenset()
+    draws: int | None = None
+
+    def _side(self, name: str | None) -> Side:
+        return "exact" if self.draws is None and name not in self.drawn else "estimate"
 
     @property
     def n(self) -> int:
@@ -59,12 +66,13 @@ class CorruptionErrors:
         if name is not None and severity not in self.severities[name]:
             raise ValueError(f"{name} was asked at severities {self.severities[name]}, not at {severity!r}")
         wrong = self.clean if name is None else self.wrong[name][self.severities[name].index(severity)]
-        return proportion(int(wrong.sum()), self.n, side="estimate" if name in self.drawn else "exact", level=level)
+        return proportion(int(wrong.sum()), self.n, side=self._side(name), level=level)
 
     def mean(self, *, level: float = 0.95) -> Average:
         """The mean error, unnormalised, over severities and then over corruptions; its interval is that of the mean over images."""
         each = np.mean([wrong.mean(0) for wrong in self.wrong.values()], 0)
-        return average(each, side="estimate" if self.drawn else "exact", level=level, least=0.0, most=1.0)
+        exact = self.draws is None and not self.drawn
+        return average(each, side="exact" if exact else "estimate", level=level, least=0.0, most=1.0)
 
     def table(self, *, level: float = 0.95) -> Table:
         """A row a corruption: errors with their intervals at each severity, and their mean."""
@@ -77,6 +85,11 @@ class CorruptionErrors:
             f"clean error {self.error(level=level)}, mean error {self.mean(level=level)} over {len(self.wrong)} corruptions; "
             f"n={self.n}, intervals at {level:.0%}",
             *([f"one draw of the noise: {', '.join(n for n in self.wrong if n in self.drawn)}"] if self.drawn else []),
+            *(
+                [f"a random model: the mean of {self.draws} draws an example, another key has others"]
+                if self.draws
+                else []
+            ),
         )
         return Table(("corruption", *(f"severity {s}" for s in columns), "mean"), tuple(rows), notes)
 
@@ -87,11 +100,17 @@ class CorruptionErrors:
             return {"error": a.value, "low": a.low, "high": a.high}
 
         cells = [
-            {"corruption": name, "severity": s, "drawn": name in self.drawn, **share(self.error(name, s, level=level))}
+            {
+                "corruption": name,
+                "severity": s,
+                "drawn": self._side(name) == "estimate",
+                **share(self.error(name, s, level=level)),
+            }
             for name, severities in self.severities.items()
             for s in severities
         ]
         whole = {"clean": share(self.error(level=level)), "mean": share(self.mean(level=level)), "cells": cells}
+        more |= {} if self.draws is None else {"draws": self.draws}
         return {"format": 1, **more, "n": self.n, "level": level, **whole}
 
     def save(self, directory: str | os.PathLike[str], *, level: float = 0.95, **more: Any) -> Path:
@@ -105,10 +124,14 @@ class CorruptionErrors:
 
 
 @partial(jax.jit, static_argnames=("apply", "rounded"))
-def _wrong(leaves: Any, x: Any, y: Any, *, apply: Any, rounded: bool) -> Any:
+def _wrong(leaves: Any, key: Any, index: Any, x: Any, y: Any, *, apply: Any, rounded: bool) -> Any:
     if x.dtype == jnp.uint8:
         x = x.astype(jnp.float32) / 255
-    logits = apply(leaves, cut(x, jnp.floor) if rounded else x)
+    x = cut(x, jnp.floor) if rounded else x
+    if isinstance(apply, Random):
+        logits = jax.vmap(lambda i, z, label: judged(apply, leaves, label, key, i).outputs(z))(index, x, y)
+    else:
+        logits = apply(leaves, x)
     own = jnp.arange(logits.shape[1]) == y[:, None]
     # ties and NaN are errors, as everywhere
     return ~jnp.all(own | (logits < jnp.take_along_axis(logits, y[:, None], 1)), axis=1) | jnp.isnan(logits).any(1)
@@ -132,7 +155,8 @@ def corruption_errors(
     ``fold_in(key, i)``, as by `jr.corruptions.corrupted`.
 
     Args:
-      model: a batched callable ``model(x[B, H, W, C]) -> logits[B, K]``.
+      model: a batched callable ``model(x[B, H, W, C]) -> logits[B, K]``, or a random one, ``jr.objectives.stochastic(model, n)``: example i
+        is then judged by the mean of n draws of its own (from ``key`` and i), the same at every corruption.
       x: images [N, H, W, C] in [0, 1].
       y: integer labels [N].
       corruptions: by name; a suite, a part of one, your own, or released arrays (`jr.data.corruptions`), of which the first N count.
@@ -201,7 +225,8 @@ def corruption_errors(
     random = {
         n for n, c in corruptions.items() if isinstance(c, Corruption) and any(c.draws(shape, s) for s in which[n])
     }
-    return CorruptionErrors(clean, wrong, which, frozenset(random))
+    draws = f.apply.n if isinstance(f.apply, Random) else None
+    return CorruptionErrors(clean, wrong, which, frozenset(random), draws)
 
 
 def planned(corruptions: Any, severities: Any, data: Data) -> dict[str, tuple[int, ...]]:
@@ -248,22 +273,27 @@ def _batch(
     """One line an example."""
     full = np.concatenate([index, np.repeat(index[-1:], size - len(index))])
     x, y = jnp.asarray(data.rows(full)), jnp.asarray(data.y[full])
-    columns: dict[str, Any] = {"clean": _wrong(f.leaves, x, y, apply=f.apply, rounded=False)}
+    columns: dict[str, Any] = {"clean": _wrong(f.leaves, key, full, x, y, apply=f.apply, rounded=False)}
     for name, severities in which.items():
         c, found = corruptions[name], []
         for s in severities:
             drawn = isinstance(c, Corruption)
             images = rendered(c, key, x, full, severity=s) if drawn else jnp.asarray(np.asarray(c.at(s)[full]))
-            found.append(_wrong(f.leaves, images, y, apply=f.apply, rounded=drawn))
+            found.append(_wrong(f.leaves, key, full, images, y, apply=f.apply, rounded=drawn))
         columns[name] = np.stack(found, 1)
     columns = {name: np.asarray(column).astype(int)[: len(index)].tolist() for name, column in columns.items()}
     return [{"i": int(i), **{name: column[k] for name, column in columns.items()}} for k, i in enumerate(index)]
 
 
 def _header(f: Any, corruptions: Any, which: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    return header_of(f, key, hashed) | {
-        "kind": "corruptions",
-        "n": data.n,
-        "severities": {name: list(s) for name, s in which.items()},
-        "corruptions": {name: digest(c) for name, c in corruptions.items()},
-    }
+    judge = {"judge": "draws of the key and the example"} if isinstance(f.apply, Random) else {}
+    return (
+        header_of(f, key, hashed)
+        | judge
+        | {
+            "kind": "corruptions",
+            "n": data.n,
+            "severities": {name: list(s) for name, s in which.items()},
+            "corruptions": {name: digest(c) for name, c in corruptions.items()},
+        }
+    )

@@ -12,7 +12,7 @@ import numpy as np
 
 from jrobust._checks import check_classes, check_count, check_key, check_shard
 from jrobust._digest import digest
-from jrobust._model import functional, warn_if_random
+from jrobust._model import Random, functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
 from jrobust._placement import check_local
 from jrobust._records import header_of, open_records
@@ -48,7 +48,9 @@ def evaluate(
     ``fold_in(key, i)`` and depends neither on the batch size, nor on the devices, nor on the other oracles.
 
     Args:
-      model: batched, ``model(x[B, ...]) -> logits[B, K]``. Normalisation belongs inside. New parameters do not recompile.
+      model: batched, ``model(x[B, ...]) -> logits[B, K]``. Normalisation belongs inside. New parameters do not recompile. A random one,
+        ``jr.objectives.stochastic(model, n)``: example i is judged, by all oracles' witnesses too, at one mean of n draws of its own,
+        from ``key`` and i.
       x: examples [N, ...], floating, inside the threat's box; any array (a memory map too), read a batch at a time.
       y: integer labels [N] in [0, K).
       threat: example -> set, from `jr.sets`; its eps may be one number, or one an example [N].
@@ -66,8 +68,8 @@ def evaluate(
       keep_witnesses: keep them in memory (with ``out``: in memory-mapped files). None: up to 256 MiB an oracle.
 
     Returns:
-      An `Evaluation`: a mapping with "clean" first (side "exact"), then one `Result` an oracle. For a radius oracle an example
-      holds iff radius > eps.
+      An `Evaluation`: a mapping with "clean" first (side "exact"; of a random model "estimate"), then one `Result` an oracle. For a
+      radius oracle an example holds iff radius > eps.
 
     Guarantee: each result speaks from its oracle's side. Every violation was confirmed here, by one more forward pass at the
       witness and a test that the witness lies in the set.
@@ -162,7 +164,8 @@ def evaluate_above(
         stream(
             executor, threat, oracles, data, tallies, records, progress, {} if above is None else above.results, share
         )
-        results = {name: tally.result(records) for name, tally in tallies.items()}
+        draws = f.apply.n if isinstance(f.apply, Random) else None
+        results = {name: tally.result(records, draws) for name, tally in tallies.items()}
     finally:
         if records is not None:
             records.close()
@@ -194,13 +197,18 @@ def _describe(threat: Threat) -> str:
 
 
 def _header(f: Any, threat: Threat, oracles: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    return header_of(f, key, hashed) | {
-        "kind": "evaluation",
-        "n": data.n,
-        "threat": _describe(threat),
-        "threat_digest": digest(threat),
-        "oracles": {name: [o.name, o.side, o.confidence, digest(o)] for name, o in oracles.items()},
-    }
+    judge = {"judge": "draws of the key and the example"} if isinstance(f.apply, Random) else {}
+    return (
+        header_of(f, key, hashed)
+        | judge
+        | {
+            "kind": "evaluation",
+            "n": data.n,
+            "threat": _describe(threat),
+            "threat_digest": digest(threat),
+            "oracles": {name: [o.name, o.side, o.confidence, digest(o)] for name, o in oracles.items()},
+        }
+    )
 
 
 def _alarm(evaluation: Evaluation) -> None:

@@ -25,6 +25,7 @@ from jrobust.typing import Side
 
 CHUNKS = (2, 4)
 CHUNK = 8
+_JUDGE = 0x6A756467  # far from any stage or step that an oracle folds into its own key
 
 
 def _logits(leaves: Any, *inputs: Any, apply: Any) -> Any:
@@ -38,6 +39,21 @@ def objective(apply: Any, leaves: Any, y: Any) -> Any:
     if isinstance(apply, Random):
         return classification(stochastic(bind(_logits, leaves, apply=apply.apply), apply.n), y)
     return classification(bind(_logits, leaves, apply=apply), y)
+
+
+def _asked(apply: Any, leaves: Any, y: Any, key: Any, index: Any) -> Any:
+    """The objective that oracles are given: other draws than the judge's, which no attack may see."""
+    f = objective(apply, leaves, y)
+    return f if f.draws is None else f.at(jax.random.fold_in(jax.random.fold_in(key, index), _JUDGE + 1))
+
+
+def judged(apply: Any, leaves: Any, y: Any, key: Any, index: Any) -> Any:
+    """The objective by which example ``index`` is judged: of a random model the mean of n draws that are the example's own.
+
+    They depend on ``key`` and ``index`` alone, so clean predictions and witnesses of all oracles meet the same function.
+    """
+    f = objective(apply, leaves, y)
+    return f if f.draws is None else f.at(jax.random.fold_in(jax.random.fold_in(key, index), _JUDGE))
 
 
 def _key(key: Any, index: Any, path: tuple[Any, ...]) -> Any:
@@ -62,24 +78,24 @@ class Rows(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="apply")
-def _clean(leaves: Any, x: Any, y: Any, *, apply: Any) -> Any:
-    def one(x: Any, y: Any) -> Any:
-        f = objective(apply, leaves, y)
+def _clean(leaves: Any, key: Any, index: Any, x: Any, y: Any, *, apply: Any) -> Any:
+    def one(i: Any, x: Any, y: Any) -> Any:
+        f = judged(apply, leaves, y, key, i)
         return f.value(f.outputs(x))
 
-    return jax.vmap(one)(x, y)
+    return jax.vmap(one)(index, x, y)
 
 
 @partial(jax.jit, static_argnames="apply")
-def _confirm(threat: Threat, leaves: Any, rows: Rows, z: Any, *, apply: Any) -> tuple[Any, Any]:
+def _confirm(threat: Threat, leaves: Any, key: Any, rows: Rows, z: Any, *, apply: Any) -> tuple[Any, Any]:
     """The objective at ``z`` and whether ``z`` lies in the set."""
 
-    def one(t: Threat, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
-        f = objective(apply, leaves, y)
+    def one(t: Threat, i: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
+        f = judged(apply, leaves, y, key, i)
         return f.value(f.outputs(z)), t(x).contains(z)
 
     threat = threat.family(rows.eps)
-    return jax.vmap(one, in_axes=(_threat_axes(threat), 0, 0, 0))(threat, rows.x, rows.y, z)
+    return jax.vmap(one, in_axes=(_threat_axes(threat), 0, 0, 0, 0))(threat, rows.index, rows.x, rows.y, z)
 
 
 @partial(jax.jit, static_argnames="apply")
@@ -87,7 +103,7 @@ def _solve(
     oracle: Any, threat: Threat, leaves: Any, key: Any, path: tuple[Any, ...], rows: Rows, *, apply: Any
 ) -> Bound | Radius:
     def one(t: Threat, i: Any, x: Any, y: Any) -> Any:
-        k, f = _key(key, i, path), objective(apply, leaves, y)
+        k, f = _key(key, i, path), _asked(apply, leaves, y, key, i)
         return oracle.solve(k, f, t, x) if isinstance(oracle, RadiusOracle) else oracle.solve(k, f, t(x))
 
     threat = threat.family(rows.eps)
@@ -96,7 +112,7 @@ def _solve(
 
 def _per_example(fn: Any, threat: Threat, leaves: Any, rows: Rows, apply: Any, *batched: Any) -> Any:
     def one(t: Threat, x: Any, y: Any, i: Any, *more: Any) -> Any:
-        return fn(objective(apply, leaves, y), t(x), i, *more)
+        return fn(objective(apply, leaves, y), t(x), i, *more)  # an iteration takes draws of its own at every step
 
     threat = threat.family(rows.eps)
     axes = (_threat_axes(threat), 0, 0, 0, *(0 for _ in batched))
@@ -202,14 +218,14 @@ class Executor:
     def clean(self, rows: Rows) -> np.ndarray:
         """The largest margin at the examples themselves."""
         n = len(rows.y)
-        x, y = self._pad((rows.x, rows.y), n)
-        return np.asarray(_clean(self.model.leaves, x, y, apply=self.model.apply), np.float64)[:n]
+        index, x, y = self._pad((rows.index, rows.x, rows.y), n)
+        return np.asarray(_clean(self.model.leaves, self.key, index, x, y, apply=self.model.apply), np.float64)[:n]
 
     def confirm(self, rows: Rows, witness: Any) -> tuple[np.ndarray, np.ndarray]:
         """The objective at the witnesses, and whether each lies in its set: the driver's own look at the final arrays."""
         n = len(rows.y)
         padded, z = self._pad((rows, witness), n)
-        value, inside = _confirm(self.threat, self.model.leaves, padded, z, apply=self.model.apply)
+        value, inside = _confirm(self.threat, self.model.leaves, self.key, padded, z, apply=self.model.apply)
         return np.asarray(value, np.float64)[:n], np.asarray(inside)[:n]
 
     def radius(self, oracle: RadiusOracle, rows: Rows) -> Answer:
@@ -256,7 +272,7 @@ class Executor:
         for i in range(len(rows.y)):
             index, x, y, eps = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), rows)
             f, t, k = (
-                objective(self.model.apply, self.model.leaves, y),
+                _asked(self.model.apply, self.model.leaves, y, self.key, index),
                 self.threat.family(eps),
                 _key(self.key, index, path),
             )

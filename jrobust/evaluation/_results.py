@@ -29,6 +29,8 @@ class Result:
       oracle: the oracle's own name.
       quantity: "margin" or "radius".
       about: "model", or "smoothed": of the model under noise, which is another function.
+      draws: of a random model, over how many draws (an example's own) its decision is the mean; clean accuracy is then an estimate.
+        None: the model is not random.
       rejected: claims of a violation that the driver could not confirm at the witness (they count as nothing found).
     """
 
@@ -44,6 +46,7 @@ class Result:
     quantity: str = "margin"
     rejected: int = 0
     about: str = "model"
+    draws: int | None = None
 
     @property
     def n(self) -> int:
@@ -63,16 +66,18 @@ class Result:
         """The share of examples that hold (and are classified right), with its interval.
 
         Raises:
-          ValueError: an estimate, which bounds nothing.
+          ValueError: an estimate, which bounds nothing (but of clean predictions, those of a random model).
         """
-        if self.side == "estimate":
+        if self.side == "estimate" and self.name != "clean":
             raise ValueError(
                 f"{self.name} ({self.oracle}) is an estimate: it bounds nothing, so no accuracy follows from it"
             )
         return proportion(int(self.holds.sum()), self.n, side=self.side, confidence=self.confidence, level=level)
 
     def __repr__(self) -> str:
-        share = "an estimate" if self.side == "estimate" else f"accuracy {reads(self.side)} {self.holds.mean():.4f}"
+        share = f"accuracy {reads(self.side)} {self.holds.mean():.4f}"
+        if self.side == "estimate":
+            share = f"accuracy about {self.holds.mean():.4f}" if self.name == "clean" else "an estimate"
         return f"Result({self.name!r}: {share}, n={self.n}, side={self.side!r}, oracle={self.oracle!r})"
 
 
@@ -168,14 +173,14 @@ class Evaluation:
 
     def _row(self, r: Result, level: float) -> Sequence[Any]:
         threat = "none" if r.name == "clean" else self.threat
-        if r.side == "estimate":
+        if r.side == "estimate" and r.name != "clean":
             return r.name, threat, r.n, reads(r.side), "-", "-", f"{r.confidence:g}", r.oracle
         a = r.accuracy(level)
         return (
             r.name,
             threat,
             r.n,
-            reads(r.side),
+            "estimate" if r.side == "estimate" else reads(r.side),
             a.value,
             f"[{a.low:.4f}, {a.high:.4f}]",
             f"{r.confidence:g}",
@@ -183,6 +188,9 @@ class Evaluation:
         )
 
     def _notes(self) -> Iterator[str]:
+        draws = self.results["clean"].draws
+        if draws is not None:
+            yield f"a random model: every row is of the mean of {draws} draws, each example's own (another key, other draws)"
         for c in self.contradictions():
             yield f"CONTRADICTION: {c.attack} breaks {len(c.index)} examples that {c.certificate} certifies"
         for r in self.results.values():

@@ -40,10 +40,11 @@ class Tally:
         for k, v in info.items():
             self.info.setdefault(k, blank(k, len(self.holds), np.asarray(v).dtype))[index] = v
 
-    def result(self, records: Records | None) -> Result:
+    def result(self, records: Records | None, draws: int | None = None) -> Result:
         oracle = self.oracle
         radius = isinstance(oracle, RadiusOracle)
-        side = "exact" if oracle is None else oracle.sup_side if radius else oracle.side
+        clean = "exact" if draws is None else "estimate"
+        side = clean if oracle is None else oracle.sup_side if radius else oracle.side
         witness = self.witness
         if witness is not None and records is not None:
             files = [records.read(self.file(k)) for k in range(len(jax.tree.leaves(witness, is_leaf=is_shape)))]
@@ -51,7 +52,7 @@ class Tally:
         return Result(
             self.name, side, self.holds, self.value, witness, self.info, 1.0 if oracle is None else oracle.confidence,
             self.correct, "prediction" if oracle is None else oracle.name, "radius" if radius else "margin", self.rejected,
-            oracle.about if isinstance(oracle, RadiusOracle) else "model",
+            oracle.about if isinstance(oracle, RadiusOracle) else "model", draws,
         )  # fmt: skip
 
     def file(self, k: int) -> str:

@@ -145,3 +145,33 @@ def test_bad_input():
         corruption_errors(net, np.ones(X.shape, np.uint8), Y, **ask)
     with pytest.raises(ValueError, match="the model has 4 classes"):
         corruption_errors(net, X, Y + 4, **ask)
+
+
+def test_a_random_model_is_judged_by_draws_of_each_example(tmp_path):
+    noise = lambda k, z: jax.random.normal(k, (len(z), 2)) + 0 * z.mean()  # noqa: E731
+    x, y, some = np.full((60, 8, 8, 1), 0.5, np.float32), np.zeros(60, int), {"brightness": cifar_c["brightness"]}
+
+    def run(n=1, key=KEY, **more):
+        net = jr.objectives.stochastic(noise, n)
+        return corruption_errors(net, x, y, corruptions=some, severities=[1], key=key, **more)
+
+    first, *others = (run(batch_size=size) for size in (60, 7, 1))
+    for other in others:
+        np.testing.assert_array_equal(other.wrong["brightness"], first.wrong["brightness"])
+        np.testing.assert_array_equal(other.clean, first.clean)
+    assert 15 < first.clean.sum() < 45  # a fair coin an example, not one for all
+    np.testing.assert_array_equal(
+        first.clean, first.wrong["brightness"][0]
+    )  # noise alone: the same draws at every image
+    assert (run(n=9).clean != first.clean).any()
+    assert (run(key=jax.random.key(4)).clean != first.clean).any()
+    ev = jr.evaluate(jr.objectives.stochastic(noise, 1), x, y, threat=jr.sets.linf(0.1), oracles={}, key=KEY)
+    np.testing.assert_array_equal(ev["clean"].holds, ~first.clean)  # one judge in both
+    assert {first.error().side, first.error("brightness", 1).side, first.mean().side} == {"estimate"}
+    assert "mean of 1 draws" in str(first.table())
+    assert first.summary()["cells"][0]["drawn"]
+    assert first.summary()["draws"] == 1
+    run(out=tmp_path)
+    np.testing.assert_array_equal(run(out=tmp_path, batch_size=9).clean, first.clean)
+    with pytest.raises(ValueError, match="another"):
+        run(n=2, out=tmp_path)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jrobust as jr
-from jrobust import Oracle
+from jrobust import Bound, Oracle
 from jrobust._tree import bind
 from jrobust.evaluation import curve, evaluate
 from jrobust.evaluation._execute import Executor
@@ -393,3 +393,48 @@ def test_one_device_equals_eight(tmp_path, key):
         np.testing.assert_array_equal(ev[name].holds, holds)
         np.testing.assert_allclose(ev[name].value, value, atol=1e-5)
         np.testing.assert_allclose(ev[name].witness, witness, atol=1e-5)
+
+
+def test_a_random_model_is_judged_by_draws_of_each_example(key, tmp_path):
+    x, y, threat = np.full((100, 2), 0.5, np.float32), np.zeros(100, int), jr.sets.linf(0.1)
+    noise = lambda k, z: jax.random.normal(k, z.shape) + z  # noqa: E731
+
+    def run(n=1, key=key, oracles=None, **more):
+        oracles = {"wait": Oracle("lower", bind(_stays), name="wait")} if oracles is None else oracles
+        return evaluate(jr.objectives.stochastic(noise, n), x, y, threat=threat, oracles=oracles, key=key, **more)
+
+    ev = run(batch_size=100)
+    clean = ev["clean"]
+    assert 30 < clean.holds.sum() < 70  # a fair coin an example: with draws that all share it is 0 or 100
+    np.testing.assert_array_equal(ev["wait"].holds, clean.holds)  # the witness is the example, the draws are its own
+    np.testing.assert_array_equal(ev["wait"].value, clean.value)
+    for size in (1, 7):
+        other = run(batch_size=size, out=tmp_path / str(size))
+        np.testing.assert_array_equal(other["clean"].value, clean.value)
+        np.testing.assert_array_equal(other["wait"].value, ev["wait"].value)
+    for path in (tmp_path / "7").glob("*.jsonl"):  # cut off and resumed in other batches
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:50]))
+    np.testing.assert_array_equal(run(batch_size=100, out=tmp_path / "7")["wait"].value, clean.value)
+    shard = run(shard=(1, 3), oracles={})
+    np.testing.assert_array_equal(shard["clean"].value, clean.value[1::3])
+    assert (run(key=jax.random.key(9), oracles={})["clean"].holds != clean.holds).any()
+    assert (run(n=3, oracles={})["clean"].holds != clean.holds).any()
+
+    # an attack does not see the judge's draws
+    assert (ev["wait"].info["seen"] != clean.value)[clean.holds].all()
+
+    share = clean.accuracy()
+    assert (clean.side, share.side, jr.metrics.clean_accuracy(ev["wait"]).side) == ("estimate", "estimate", "estimate")
+    assert (clean.draws, ev["wait"].side) == (1, "lower")
+    row = ev.table().rows[0]
+    assert (row["true value"], row["accuracy"]) == ("estimate", share.value)
+    assert "mean of 1 draws" in str(ev)
+    fixed = evaluate(lambda z: z, x, y, threat=threat, oracles={}, key=key)
+    assert (fixed["clean"].side, fixed["clean"].draws) == ("exact", None)
+    assert "draws" not in str(fixed)
+
+
+def _stays(key, f, s):
+    """Claims nothing and tells what it saw at the example."""
+    seen = f.value(f.outputs(s.center))
+    return Bound(0 * seen - 1, s.center, {"seen": seen})

@@ -124,6 +124,20 @@ def test_statistics_against_scipy():
     np.testing.assert_allclose(average(values, side="lower", level=0.9)[:3], [values.mean(), low, high])
 
 
+def test_a_mean_of_equal_numbers_is_not_known_beyond_its_ends():
+    for values in ([0.1], [0.1, 0.1], np.full(30, 0.1) + 1e-9 * np.arange(30)):
+        n = len(values)
+        missed = 1 - 0.025 ** (1 / n)  # that share of others may have been missed
+        mean, low, high, *_ = average(values, side="estimate", least=0.0)
+        np.testing.assert_allclose((mean, low, high), (0.1, 0.1 * (1 - missed), np.inf), rtol=1e-6)
+        _, low, high, *_ = average(values, side="estimate")
+        assert (low, high) == (-np.inf, np.inf)
+        _, low, high, *_ = average(values, side="estimate", least=0.0, most=1.0)
+        np.testing.assert_allclose((low, high), (0.1 * (1 - missed), 0.1 + 0.9 * missed), rtol=1e-6)
+    assert average([np.inf] * 3, side="estimate", least=0.0)[:3] == (np.inf, np.inf, np.inf)
+    assert average([0.0] * 3, side="exact", least=0.0)[1:3] == (0.0, np.inf)
+
+
 def test_holm_against_its_definition():
     rng = np.random.default_rng(0)
     for m in (1, 2, 7, 40):

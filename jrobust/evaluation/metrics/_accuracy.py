@@ -21,9 +21,10 @@ def _require(result: Result, sides: tuple[Side, ...], metric: str) -> None:
 def clean_accuracy(result: Result, *, level: float = 0.95) -> Accuracy:
     """The share of examples that are classified right without any change (CA), whatever the result says of changes.
 
-    Guarantee: exact on these examples.
+    Guarantee: exact on these examples; of a random model an estimate, of the mean of n draws an example.
     """
-    return proportion(int(result.correct.sum()), result.n, side="exact", level=level)
+    side: Side = "exact" if result.draws is None else "estimate"
+    return proportion(int(result.correct.sum()), result.n, side=side, level=level)
 
 
 def accuracy(result: Result, *, level: float = 0.95) -> Accuracy:

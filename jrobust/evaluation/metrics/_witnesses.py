@@ -101,7 +101,8 @@ def ald(
       level: of the interval.
 
     Returns:
-      An estimate; NaN with n = 0 where nothing succeeded.
+      An estimate; NaN with n = 0 where nothing succeeded. Its interval ends where distances in [0, 1] do; where all are the same and no end
+      is known (``relative``, or arrays outside of [0, 1]) it is infinite.
 
     Raises:
       ValueError: shapes differ, another ``p``, ``relative`` with another norm than L2 or with an example that is 0 everywhere.
@@ -130,7 +131,9 @@ def ald(
                 f"ald: x[{int(np.argmax(success & (own == 0)))}] is 0 everywhere: no distance is relative to it"
             )
         size = size / np.where(own > 0, own, 1.0)
-    return mean_over(size, success, level=level)
+    inside = min(a.min(), b.min()) >= -1e-6 and max(a.max(), b.max()) <= 1 + 1e-6
+    longest = 1.0 if p == np.inf else float(np.sqrt(a[0].size))
+    return mean_over(size, success, level=level, most=longest if inside and not relative else np.inf)
 
 
 def _images(x: Any, witness: Any, by: str) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +188,8 @@ def psd(
         weight = 1 - weight
     elif sensitivity == "inverse":
         weight = 1 / np.maximum(weight, 1 / 255)
-    return mean_over((np.abs(b - a) * weight).sum((1, 2, 3)), success, level=level)
+    heaviest = {"complement": 1.0, "inverse": 255.0, "deviation": 0.5}[sensitivity]
+    return mean_over((np.abs(b - a) * weight).sum((1, 2, 3)), success, level=level, most=heaviest * a[0].size)
 
 
 def ssim(x: Any, witness: Any, *, window: int = 11, sigma: float | int = 1.5) -> np.ndarray:

@@ -37,6 +37,22 @@ def test_confidence():
         metrics.acac([[0, 1]], [True])
 
 
+def test_equal_distances_have_no_interval_of_no_width():
+    x, two = np.full((2, 4, 4, 1), 0.5, np.float32), np.array([True, True])
+    z = x + np.float32(0.1)
+    missed = 1 - 0.025**0.5
+    by_inf, by_two = (metrics.ald(x, z, two, p=p) for p in (np.inf, 2))
+    np.testing.assert_allclose((by_inf.low, by_inf.high), (0.1 * (1 - missed), 0.1 + 0.9 * missed), rtol=1e-5)
+    np.testing.assert_allclose(by_two.high, 0.4 + 3.6 * missed, rtol=1e-5)  # 4 is the diagonal of 16 entries
+    assert metrics.ald(x, z, two, p=2, relative=True).high == np.inf
+    assert metrics.ald(2 * x, 2 * z, two, p=np.inf).high == np.inf
+    assert metrics.nll(np.zeros((5, 2)), np.zeros(5, int)).high == np.inf
+    for sensitivity, heaviest in (("complement", 1.0), ("inverse", 255.0), ("deviation", 0.5)):
+        most = 16 * heaviest
+        a = metrics.psd(x, z, two, sensitivity=sensitivity)
+        np.testing.assert_allclose(a.high, a.value + missed * (most - a.value), rtol=1e-5)
+
+
 def test_intervals_end_where_the_quantity_does():
     # two examples that differ much: Student's interval alone leaves every range
     logits, two, y = [[9.0, 0.0, 0.0], [0.1, 0.0, 0.0]], [True, True], [0, 1]
