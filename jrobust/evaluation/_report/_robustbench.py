@@ -7,6 +7,7 @@ from typing import Any
 from jrobust.evaluation._ranks import RULE
 from jrobust.evaluation._report._boards import Board, boards
 from jrobust.evaluation._report._models import Model
+from jrobust.evaluation._report._outcomes import SCALED
 from jrobust.evaluation._report._rows import accuracy_of, sides_of
 from jrobust.evaluation._report._sections import Section
 
@@ -24,7 +25,8 @@ def robustbench(models: Sequence[Model], title: str, level: float = 0.95) -> str
     models that were asked the same (its places, and who it is tied with), and the protocol.
 
     Deviations:
-      RobustBench has a file a model and one eps a folder; here a list. Who wrote the model is not known and null.
+      RobustBench has a file a model and one eps a folder; here a list, and ``eps`` is null where parts
+      or examples have different radii. Who wrote the model is not known and null.
 
     References:
       Croce et al. RobustBench: a standardized adversarial robustness benchmark. NeurIPS 2021 (Datasets and Benchmarks).
@@ -72,7 +74,8 @@ def _entry(
     return {
         "link": None, "name": m.name, "authors": None, "venue": None, "additional_data": None,
         "number_forward_passes": 1 if model else protocol.get("draws"),
-        "dataset": protocol.get("dataset") or m.card.get("data set"), "architecture": m.card.get("architecture"), "eps": f"{eps:g}",
+        "dataset": protocol.get("dataset") or m.card.get("data set"), "architecture": m.card.get("architecture"),
+        "eps": None if threat.endswith(SCALED) else f"{eps:g}",
         "clean_acc": None if clean is None else _percent(clean.value), "reported": None, **measured, "footnote": _FOOTNOTE,
         "unreliable": bool(m.alarms),
         "jrobust": {
