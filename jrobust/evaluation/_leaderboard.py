@@ -119,12 +119,14 @@ def read_entries(path: Any) -> tuple[Entry, ...]:
 def _lines(path: Any) -> tuple[list[bytes], int]:
     """The lines of a file, and how many bytes of it a line cut short at its end is long.
 
-    Such a line has no end, is no JSON, and begins as all entries do: anything else is somebody's text, and is left to be refused.
+    Such a line has no end, is no JSON, and begins as all entries do: anything else is somebody's text, and is left to be refused. Where the
+    power went, the file system may have left zero bytes for what was not written yet: they are no text.
     """
     with open(path, "rb") as file:
         lines = list(file)
     last = lines[-1] if lines else b""
-    begun = last.startswith(_BEGIN) or _BEGIN.startswith(last)
+    text = last.rstrip(b"\0")
+    begun = text.startswith(_BEGIN) or _BEGIN.startswith(text)
     if last and not last.endswith(b"\n") and begun and not _is_json(last):
         return lines[:-1], len(last)
     return lines, 0

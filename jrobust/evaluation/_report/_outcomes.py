@@ -85,6 +85,12 @@ class Outcomes(NamedTuple):
             )
         return Outcomes(self.label, self.questions + other.questions, np.concatenate([self.holds, other.holds]))
 
+    def around(self, family: str) -> "Outcomes":
+        """The same, where a question about the model does not say its set: it is this family."""
+        unknown = (q.subject == "model" and q.threat != "none" and not q.set for q in self.questions)
+        asked = tuple(q._replace(set=family) if u else q for q, u in zip(self.questions, unknown, strict=True))
+        return self._replace(questions=asked)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file, whole or not at all."""
         questions = json.dumps([q._asdict() for q in self.questions])
@@ -214,12 +220,20 @@ def threats_of(outcomes: Outcomes, subject: str = "model") -> tuple[str, ...]:
 
 
 def between(outcomes: Outcomes, threat: str, subject: str = "model") -> tuple[Between, ...]:
-    """Both sides at every radius: all attacks of a radius together, and all proofs."""
+    """Both sides at every radius: all attacks of a radius together, and all proofs.
+
+    Raises:
+      ValueError: they speak of several sets of that name, such as inside boxes that differ.
+    """
     asked = [
         (q, h)
         for q, h in zip(outcomes.questions, outcomes.holds, strict=True)
         if q.threat == threat and q.subject == subject
     ]
+    if len({q.set for q, _ in asked if q.set}) > 1:
+        raise ValueError(
+            f"these outcomes speak of several sets of the name {threat} (other clips, or other parts): give each its own Section"
+        )
     out = []
     for eps in sorted({q.eps for q, _ in asked}):
         here = [(q, h) for q, h in asked if q.eps == eps]
@@ -269,7 +283,10 @@ class Alarm(NamedTuple):
 
 
 def alarms(outcomes: Outcomes) -> tuple[Alarm, ...]:
-    """Every attack and certificate that contradict each other, across radii too: what is broken is not provable at a larger radius."""
+    """Every attack and certificate that contradict each other, across radii too: what is broken is not provable at a larger radius.
+
+    Only where both speak of one family of sets: inside another box there are other points.
+    """
     asked = list(zip(outcomes.questions, outcomes.holds, strict=True))
     attacks = [(q, h) for q, h in asked if q.side in ("lower", "exact") and q.threat != "none"]
     proofs = [(q, h) for q, h in asked if q.side in ("upper", "exact") and q.threat != "none"]
@@ -277,7 +294,7 @@ def alarms(outcomes: Outcomes) -> tuple[Alarm, ...]:
     for a, broken in attacks:
         for p, proven in proofs:
             reaches = a.eps == p.eps or (a.eps < p.eps and a.threat in NESTED)
-            if a is p or a.threat != p.threat or a.subject != p.subject or not reaches:
+            if a is p or (a.threat, a.set, a.subject) != (p.threat, p.set, p.subject) or not reaches:
                 continue
             index = np.flatnonzero(proven & ~broken)
             if len(index):
@@ -292,7 +309,7 @@ def alarms(outcomes: Outcomes) -> tuple[Alarm, ...]:
 
 def checked(outcomes: Outcomes) -> int:
     """How many pairs of an attack and a certificate `alarms` could compare."""
-    sides = [(q.side, q.threat, q.subject, q.name) for q in outcomes.questions if q.threat != "none"]
+    sides = [(q.side, (q.threat, q.set), q.subject, q.name) for q in outcomes.questions if q.threat != "none"]
     attacks = {(n, t, s) for side, t, s, n in sides if side in ("lower", "exact")}
     proofs = {(n, t, s) for side, t, s, n in sides if side in ("upper", "exact")}
     return sum(a[1:] == p[1:] and a != p for a in attacks for p in proofs)

@@ -138,7 +138,11 @@ def rows_of(evaluation: Evaluation | Curve, *, model: str, seed: int, level: flo
 def smoothed_rows(
     certificate: Any, y: Any, *, model: str, seed: int, radii: Sequence[float], level: float = 0.95
 ) -> tuple[Row, ...]:
-    """Certified accuracy at some radii and the median certified radius (with its exact order-statistic interval)."""
+    """Certified accuracy at some radii and the median certified radius (with its exact order-statistic interval).
+
+    Of few examples (5 at 95 %) order statistics bound the median from neither side: it lies between 0 and the largest radius that the
+    draws could certify.
+    """
     from scipy.stats import binom
 
     rows = []
@@ -152,7 +156,7 @@ def smoothed_rows(
     n = len(ordered)
     below = int(binom.ppf((1 - level) / 2, n, 0.5))  # P(X < below) <= tail, X examples below the median
     low = float(ordered[below - 1]) if below >= 1 else 0.0
-    high = float(ordered[n - below]) if below >= 1 else float("inf")
+    high = float(ordered[n - below]) if below >= 1 else max(float(certificate.most), float(ordered[-1]))
     rows.append(
         Row(model, "median certified radius", certificate.norm, 0.0, certificate.side, float(np.median(ordered)), low, high,
             n, certificate.confidence, seed, "radius", "smoothed", level)

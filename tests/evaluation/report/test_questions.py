@@ -117,3 +117,34 @@ def test_the_radius_is_the_one_given_not_the_one_printed():
     for text in ("linf", "linf 0.1..0.2", "linf x linf 0.1, 0.2", "linf 0.1,0.2"):
         with pytest.raises(ValueError, match="made by hand"):
             rows_of(dataclasses.replace(SMALL, threat=text), model="net", seed=0)
+
+
+def test_sets_inside_other_boxes_do_not_contradict_each_other(tmp_path):
+    def model(x):  # right (class 0) where x[0] > -0.05: certain inside [0, 1], broken outside
+        return jnp.stack([x[:, 0] + 0.05, jnp.zeros(len(x))], 1)
+
+    x, y = jnp.full((8, 3), 0.02), jnp.zeros(8, int)
+    inside = asked(model, x, y, jr.sets.linf(0.1, clip=(0, 1)), IBP)
+    outside = asked(model, x, y, jr.sets.linf(0.1), PGD)
+    assert (inside.rows[-1].value, outside.rows[-1].value) == (1.0, 0.0)
+
+    def old(s):  # as outcomes were written before they knew their set
+        return dataclasses.replace(
+            s,
+            outcomes=s.outcomes._replace(questions=tuple(q._replace(set="") for q in s.outcomes.questions)),
+        )
+
+    for pair in ([inside, outside], [old(inside), outside], [old(inside), old(outside)]):
+        (model_,) = models_of(pair)
+        assert model_.alarms == ()
+        assert model_.checked == 0
+        assert "**Contradiction" not in report(pair, tmp_path / "r.md").read_text()
+    joined = inside.outcomes.joined(outside.outcomes)
+    assert alarms(joined) == ()
+    with pytest.raises(ValueError, match="several sets of the name linf"):
+        between(joined, "linf")
+    # the same box is compared, at other radii too
+    lie = old(inside).outcomes.around(outside.protocol["set"])
+    for section in (outside, old(outside)):
+        (model_,) = models_of([dataclasses.replace(section, outcomes=section.outcomes.joined(lie))])
+        assert [len(a.index) for a in model_.alarms] == [8]
