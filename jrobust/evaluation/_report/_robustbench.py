@@ -53,10 +53,15 @@ def _rank(found: Sequence[Board], s: Section, kind: str, where: tuple[str, float
     """Its place among the models that were asked the same at this radius."""
     board = next(b for b in found if b.kind == kind and any(s is other for other in b.sections))
     here = board.standings[where]
-    mine = next(e for e in here if e.title == s.title)
+    mine = next(e for e in here if board.sections[e.section] is s)
     if mine.rank is None:
         return None
-    return {"first": mine.rank.first, "last": mine.rank.last, "of": len(here), "tied_with": list(mine.ties)}
+    return {
+        "first": mine.rank.first,
+        "last": mine.rank.last,
+        "of": len({e.title for e in here}),
+        "tied_with": list(mine.ties),
+    }
 
 
 def _entry(
