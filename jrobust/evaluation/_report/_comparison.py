@@ -55,13 +55,14 @@ def _shared(b: Board) -> str:
 
 
 def _named(b: Board, e: Standing) -> str:
-    """Its title; where the model was asked more than once, which time it is."""
-    mine = [k for k, s in enumerate(b.sections) if s.title == e.title]
+    """Its title; where the model was asked the same more than once, which time it is."""
+    here = next(found for found in b.standings.values() if any(e is o for o in found))
+    mine = sorted(o.section for o in here if o.title == e.title)
     if len(mine) == 1:
         return e.title
     seeds = [(s.protocol if b.kind == "model" else s.smoothing).get("seed") for s in (b.sections[k] for k in mine)]
-    here = mine.index(e.section)
-    return f"{e.title} (seed {seeds[here]})" if len(set(seeds)) == len(mine) else f"{e.title} (result {here + 1})"
+    k = mine.index(e.section)
+    return f"{e.title} (seed {seeds[k]})" if len(set(seeds)) == len(mine) else f"{e.title} (result {k + 1})"
 
 
 def _standings(b: Board, alarmed: frozenset[str], level: float) -> Table:
