@@ -169,7 +169,7 @@ def evaluate_above(
     finally:
         if records is not None:
             records.close()
-    return Evaluation(results, _describe(threat), time.monotonic() - started)
+    return Evaluation(results, _describe(threat), time.monotonic() - started, threat)
 
 
 def _keeps(oracle: Any, data: Data, keep: bool | None) -> bool:

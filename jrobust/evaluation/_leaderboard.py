@@ -119,12 +119,14 @@ def read_entries(path: Any) -> tuple[Entry, ...]:
 def _lines(path: Any) -> tuple[list[bytes], int]:
     """The lines of a file, and how many bytes of it a line cut short at its end is long.
 
-    Such a line has no end, is no JSON, and begins as all entries do: anything else is somebody's text, and is left to be refused.
+    Such a line has no end, is no JSON, and begins as all entries do: anything else is somebody's text, and is left to be refused. Where the
+    power went, the file system may have left zero bytes for what was not written yet: they are no text.
     """
     with open(path, "rb") as file:
         lines = list(file)
     last = lines[-1] if lines else b""
-    begun = last.startswith(_BEGIN) or _BEGIN.startswith(last)
+    text = last.rstrip(b"\0")
+    begun = text.startswith(_BEGIN) or _BEGIN.startswith(text)
     if last and not last.endswith(b"\n") and begun and not _is_json(last):
         return lines[:-1], len(last)
     return lines, 0
@@ -191,9 +193,9 @@ def leaderboard(entries: Sequence[Entry]) -> str:
 
 
 def _table(p: Protocol, entries: Sequence[Entry]) -> str:
-    names = list(dict.fromkeys((r.name, r.eps) for e in entries for r in e.rows))
+    names = list(dict.fromkeys(map(_column, (r for e in entries for r in e.rows))))
     names.sort(key=lambda key: key[0] != p.ranked)  # what counts comes first, the rest as it was
-    shared = {(r.name, r.eps): r for r in entries[0].rows}
+    shared = {_column(r): r for r in entries[0].rows}
     heads = [_head(shared[key]) if key in shared else key[0] for key in names]
     asked = ", ".join(f"{k} {_said(v)}" for k, v in p.asked)
     what = f"The first {p.n} test images of {p.dataset}; {asked}; seed {p.seed}; protocol `{p.fingerprint}`."
@@ -203,17 +205,22 @@ def _table(p: Protocol, entries: Sequence[Entry]) -> str:
     lines = [f"### {p.title}", "", f"{what} {order}", "", f"| rank | model | trained | {' | '.join(heads)} |"]
     lines.append("|" + "---|" * (3 + len(heads)))
     for e, rank in zip(entries, ranks([e.ranked for e in entries], higher=p.higher), strict=True):
-        cells = {(r.name, r.eps): f"{r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in e.rows}
+        cells = {_column(r): f"{r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in e.rows}
         trained = ", ".join(f"{k} {_said(v)}" for k, v in e.trained.items())
         row = [str(rank), _safe(e.model), _safe(trained), *(cells.get(key, "") for key in names)]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
+def _column(r: Row) -> tuple[str, float]:
+    """What stands in one column; older rows hold a radius to four digits."""
+    return r.name, float(f"{r.eps:.4g}")
+
+
 def _head(r: Row) -> str:
     if r.quantity == "radius":
         return f"{r.name} ({reads(r.side, 'radius')})"
-    at = f" at {r.eps:g}" if r.eps else ""
+    at = f" at {r.eps:.4g}" if r.eps else ""
     return f"{r.name}{at}" if r.quantity == "error" else f"{r.name}{at} ({reads(r.side)})"
 
 

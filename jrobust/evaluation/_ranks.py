@@ -33,6 +33,9 @@ def ranks(numbers: Sequence[Any], *, higher: bool = True) -> tuple[Rank, ...]:
       numbers: each with ``low`` and ``high``, the ends of its interval.
       higher: whether more is better.
 
+    Raises:
+      ValueError: an end is NaN: it compares with nothing.
+
     Deviations:
       Overlap is a cautious test: intervals of about 83 % that do not overlap would be evidence at 95 %, and models that were asked about
       the same examples differ less by chance than two intervals know. So there are ties that a paired test would break, not the reverse.
@@ -43,6 +46,11 @@ def ranks(numbers: Sequence[Any], *, higher: bool = True) -> tuple[Rank, ...]:
     >>> [str(r) for r in ranks([Between(0.8, 0.9), Between(0.7, 0.82), Between(0.5, 0.75), Between(0.1, 0.2)])]
     ['1-2', '1-3', '2-3', '4']
     """
+    for place, number in enumerate(numbers):
+        if number.low != number.low or number.high != number.high:
+            raise ValueError(
+                f"number {place} of those to rank has the interval [{number.low}, {number.high}]: NaN has no rank"
+            )
     ahead = [[not tied(a, b) and (a.low > b.high) == higher for a in numbers] for b in numbers]
     worse = [sum(row[k] for row in ahead) for k in range(len(numbers))]
     return tuple(Rank(1 + sum(row), len(numbers) - behind) for row, behind in zip(ahead, worse, strict=True))

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jrobust._statistics import Accuracy, proportion, reads
+from jrobust.sets import Threat
 from jrobust.typing import Side
 
 
@@ -118,11 +119,14 @@ class Evaluation:
       results: name -> `Result`.
       threat: name and radius, for tables.
       seconds: wall time of this call.
+      asked: the threat itself, from which reports take its radii; None where an `Evaluation` was made by hand, whose ``threat`` is then
+        a name and one radius.
     """
 
     results: dict[str, Result]
     threat: str
     seconds: float
+    asked: Threat | None = dataclasses.field(default=None, compare=False)
 
     def __getitem__(self, name: str) -> Result:
         if name not in self.results:

@@ -180,6 +180,23 @@ def test_a_line_cut_by_a_kill_is_left_out_and_written_over(tmp_path):
     assert read_entries(file) == (a, b)
     assert add_entry(file, c)
     assert read_entries(file) == (a, b, c)
+    for left in (
+        first,
+        first + 1,
+        first + 5,
+        first + 40,
+        len(whole) - 2,
+        len(whole) - 1,
+    ):  # the power went: zero bytes follow
+        file.write_bytes(whole[:left] + bytes(len(whole) - left + 64))
+        with pytest.warns(UserWarning, match="line 2, the last, was cut short"):
+            assert read_entries(file) == (a,)
+        with pytest.warns(UserWarning, match="cut short"):
+            assert add_entry(file, b)
+        assert file.read_bytes() == whole
+    file.write_bytes(bytes(64))
+    with pytest.warns(UserWarning, match="line 1, the last, was cut short"):
+        assert read_entries(file) == ()
     # in the middle it is an error, and so is a text of somebody's
     file.write_bytes(b"my notes")
     with pytest.raises(ValueError, match="line 1 is no entry"):

@@ -1,5 +1,6 @@
 """Ranks against their definition, one pair at a time."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -32,3 +33,10 @@ def test_touching_is_a_tie_and_one_is_first():
     assert [str(r) for r in ranks([Interval(0.5, 0.6), Interval(0.61, 0.7)], higher=False)] == ["1", "2"]
     assert ranks([Interval(0.0, 1.0)]) == ((1, 1),)
     assert ranks([]) == ()
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_nan_has_no_rank(higher):
+    for bad in (Interval(math.nan, math.nan), Interval(0.1, math.nan), Interval(math.nan, 0.2)):
+        with pytest.raises(ValueError, match=r"number 1 .* NaN has no rank"):
+            ranks([Interval(0.5, 0.6), bad], higher=higher)

@@ -24,8 +24,9 @@ class Standing(NamedTuple):
       title: of its section.
       floor, ceiling: proven, and left by the attacks; None where not asked.
       above: titles of models that it certainly beats on these examples: its floor exceeds their ceiling.
-      rank: its places by `ranks`, 1 is best; None where nothing ranks it.
-      ties: titles of the models that it is tied with.
+      rank: its places by `ranks` among the models, 1 is best; None where nothing ranks it.
+      ties: titles of the other models that it is tied with.
+      section: which of `Board.sections` it is from.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Standing(NamedTuple):
     above: tuple[str, ...] = ()
     rank: Rank | None = None
     ties: tuple[str, ...] = ()
+    section: int = 0
 
 
 class Board(NamedTuple):
@@ -59,6 +61,9 @@ class Board(NamedTuple):
 def boards(sections: Sequence[Section], level: float = 0.95) -> tuple[Board, ...]:
     """Models grouped by protocol: none is ranked against one that was asked something else, or of which it is not known what was asked.
 
+    A model that was asked the same twice, such as with two seeds, has two standings of one title: each is ranked against the other
+    models only.
+
     Within a radius models are ordered by what the (same) attacks left, or where nothing attacked by what is proven; `ranks` says which of
     them are tied.
     """
@@ -81,10 +86,10 @@ def boards(sections: Sequence[Section], level: float = 0.95) -> tuple[Board, ...
 def _board(kind: str, asked: Mapping[str, Any] | None, group: Sequence[Section], level: float) -> Board:
     at: dict[tuple[str, float], list[Standing]] = {}
     right = {}
-    for s in group:
+    for k, s in enumerate(group):
         for threat, sides in sides_of(s, kind, level).items():
             for eps, floor, ceiling in sides:
-                at.setdefault((threat, eps), []).append(Standing(s.title, floor, ceiling))
+                at.setdefault((threat, eps), []).append(Standing(s.title, floor, ceiling, section=k))
         for r in s.rows:
             if r.threat == "none" and r.quantity == "accuracy":
                 right[s.title] = accuracy_of(r)
@@ -95,20 +100,29 @@ def _board(kind: str, asked: Mapping[str, Any] | None, group: Sequence[Section],
 def _ranked(entries: Sequence[Standing]) -> tuple[Standing, ...]:
     """Ordered by the ceiling where all have one, else by the floor where all have one, else as they came."""
     by = next((side for side in ("ceiling", "floor") if all(getattr(e, side) is not None for e in entries)), None)
-    if by is None or len(entries) < 2:
+    if by is None or len({e.title for e in entries}) < 2:
         return tuple(entries)
     ordered = sorted(entries, key=lambda e: -float(getattr(e, by)))
-    numbers = [getattr(e, by) for e in ordered]
-    return tuple(
-        e._replace(
-            rank=rank,
-            ties=tuple(
-                o.title for o, other in zip(ordered, numbers, strict=True) if o is not e and tied(number, other)
-            ),
-            above=tuple(o.title for o in ordered if o is not e and _beats(e.floor, o.ceiling)),
-        )
-        for e, number, rank in zip(ordered, numbers, ranks(numbers), strict=True)
-    )
+    spans = {e.title: _Span(*_ends([getattr(o, by) for o in ordered if o.title == e.title])) for e in ordered}
+    out = []
+    for e in ordered:
+        mine, others = getattr(e, by), {title: span for title, span in spans.items() if title != e.title}
+        rank, *_ = ranks([mine, *others.values()])
+        ties = tuple(title for title, span in others.items() if tied(mine, span))
+        beaten = dict.fromkeys(o.title for o in ordered if o.title != e.title and _beats(e.floor, o.ceiling))
+        out.append(e._replace(rank=rank, ties=ties, above=tuple(beaten)))
+    return tuple(out)
+
+
+class _Span(NamedTuple):
+    """The intervals of all standings of a model: it is better or worse than another where all of them are."""
+
+    low: float
+    high: float
+
+
+def _ends(numbers: Sequence[Accuracy]) -> tuple[float, float]:
+    return min(a.low for a in numbers), max(a.high for a in numbers)
 
 
 def _beats(floor: Accuracy | None, ceiling: Accuracy | None) -> bool:

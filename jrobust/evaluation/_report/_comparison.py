@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jrobust.evaluation._ranks import RULE
 from jrobust.evaluation._report._blocks import Block, Heading, Table, Text
-from jrobust.evaluation._report._boards import Board, boards, difference
+from jrobust.evaluation._report._boards import Board, Standing, boards, difference
 from jrobust.evaluation._report._models import Model
 from jrobust.evaluation._report._words import interval_of, n_of, share_of
 
@@ -54,14 +54,27 @@ def _shared(b: Board) -> str:
     return " ".join(s for s in said if s) + f", hash {p['examples']}"
 
 
+def _named(b: Board, e: Standing) -> str:
+    """Its title; where the model was asked the same more than once, which time it is."""
+    here = next(found for found in b.standings.values() if any(e is o for o in found))
+    mine = sorted(o.section for o in here if o.title == e.title)
+    if len(mine) == 1:
+        return e.title
+    seeds = [(s.protocol if b.kind == "model" else s.smoothing).get("seed") for s in (b.sections[k] for k in mine)]
+    k = mine.index(e.section)
+    return f"{e.title} (seed {seeds[k]})" if len(set(seeds)) == len(mine) else f"{e.title} (result {k + 1})"
+
+
 def _standings(b: Board, alarmed: frozenset[str], level: float) -> Table:
     """A row a model; what no model of the board has is no column."""
-    entries = [(where, k, len(here), e) for where, here in b.standings.items() for k, e in enumerate(here)]
+    entries = [
+        (where, k, len({e.title for e in here}), e) for where, here in b.standings.items() for k, e in enumerate(here)
+    ]
     interval = f"{level:.0%} interval"
     columns: list[tuple[str, list[str], bool]] = [
         ("threat", [f"{threat} {eps:.4g}" if k == 0 else "" for (threat, eps), k, *_ in entries], False),
         ("rank", [f"{e.rank}" if e.rank is not None else "alone" if n == 1 else "-" for *_, n, e in entries], True),
-        ("model", [e.title + " (contradicted)" * (e.title in alarmed) for *_, e in entries], False),
+        ("model", [_named(b, e) + " (contradicted)" * (e.title in alarmed) for *_, e in entries], False),
     ]
     if b.kind == "model":
         columns.append(("clean", [share_of(b.clean.get(e.title)) for *_, e in entries], True))

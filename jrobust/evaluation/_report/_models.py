@@ -54,12 +54,13 @@ def _model(name: str, group: Sequence[Section]) -> Model:
         if s.outcomes is None:
             continue
         examples = (s.protocol or s.smoothing).get("examples")
+        said = s.outcomes.around(str(s.protocol.get("set") or ""))
         for i, (known, outcomes) in enumerate(same):
-            if examples is not None and known == examples and outcomes.n == s.outcomes.n:
-                same[i] = (known, outcomes.joined(s.outcomes))
+            if examples is not None and known == examples and outcomes.n == said.n:
+                same[i] = (known, outcomes.joined(said))
                 break
         else:
-            same.append((examples, s.outcomes))
+            same.append((examples, said))
     told = {str(c) for _, outcomes in same for c in alarms(outcomes)}
     notes = dict.fromkeys(
         note for s in group for note in s.notes if s.outcomes is None or not note.startswith("CONTRADICTION")

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jrobust._checks import check_labels
+from jrobust._digest import digest
 from jrobust._statistics import Accuracy, proportion
 from jrobust.evaluation._results import Curve, Evaluation, Result
 
@@ -25,6 +28,7 @@ class Question(NamedTuple):
       side: of the worst case.
       subject: "model", or "smoothed".
       confidence: of each answer.
+      set: digest of the family of sets, its box included; empty where it is not known (or of clean accuracy).
     """
 
     name: str
@@ -33,6 +37,22 @@ class Question(NamedTuple):
     side: str
     subject: str = "model"
     confidence: float = 1.0
+    set: str = ""
+
+
+class Radius(NamedTuple):
+    """The set around every example, as data: two are the same question where all three agree.
+
+    Attributes:
+      threat: name of the norm. Where the parts of a product or the examples have different radii there is no one number: then they all
+        stand here (ranges, with a digest), and ``eps`` is 1, times these radii.
+      eps: the one radius.
+      set: digest of the family, as in `protocol_of`; empty where it is not known.
+    """
+
+    threat: str
+    eps: float
+    set: str = ""
 
 
 class Outcomes(NamedTuple):
@@ -65,6 +85,12 @@ class Outcomes(NamedTuple):
             )
         return Outcomes(self.label, self.questions + other.questions, np.concatenate([self.holds, other.holds]))
 
+    def around(self, family: str) -> "Outcomes":
+        """The same, where a question about the model does not say its set: it is this family."""
+        unknown = (q.subject == "model" and q.threat != "none" and not q.set for q in self.questions)
+        asked = tuple(q._replace(set=family) if u else q for q, u in zip(self.questions, unknown, strict=True))
+        return self._replace(questions=asked)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz file, whole or not at all."""
         questions = json.dumps([q._asdict() for q in self.questions])
@@ -89,22 +115,44 @@ class Outcomes(NamedTuple):
         return Outcomes(label, questions, np.unpackbits(packed, axis=1, count=len(label)).astype(bool))
 
 
-def answers(evaluation: Evaluation | Curve) -> Iterator[tuple[str, float, Result, Evaluation]]:
-    """Threat, radius and result of all that bounds something, clean accuracy once."""
+def answers(evaluation: Evaluation | Curve) -> Iterator[tuple[Radius, Result]]:
+    """Radius and result of all that bounds something, clean accuracy once."""
     for i, ev in enumerate(evaluation.evaluations if isinstance(evaluation, Curve) else (evaluation,)):
-        threat, radius = radius_of(ev)
+        radius = radius_of(ev)
         for r in ev.results.values():
             if r.name == "clean":
                 if not i:
-                    yield "none", 0.0, r, ev
+                    yield Radius("none", 0.0), r
             elif r.side != "estimate":
-                yield threat, radius, r, ev
+                yield radius, r
 
 
-def radius_of(evaluation: Evaluation) -> tuple[str, float]:
-    """Name and radius of its threat: of radii an example the largest, of a product the first part's."""
-    threat, _, eps = evaluation.threat.partition(" ")
-    return threat, float(eps.split("..")[-1].split(",")[0])
+SCALED = ", times"
+"""How the name of a threat of several radii ends, before the 1 that is its eps."""
+
+
+def radius_of(evaluation: Evaluation) -> Radius:
+    """The set that was asked about; several radii are never read as one of them.
+
+    Raises:
+      ValueError: an `Evaluation` made by hand whose threat is not a name and one radius.
+    """
+    asked = evaluation.asked
+    if asked is None:
+        name, _, eps = evaluation.threat.rpartition(" ")
+        if not name or "," in name or not re.fullmatch(r"[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", eps):
+            raise ValueError(
+                "the threat of an Evaluation made by hand is a name and one radius, such as 'linf 0.1'; got "
+                f"{evaluation.threat!r} (asked=threat says more)"
+            )
+        return Radius(name, float(eps))
+    family = digest(asked.family(0.0))
+    radii = [np.asarray(e) for e in jax.tree.leaves(asked.eps)]
+    ends = [tuple(float(str(end)) for end in (e.min(), e.max())) for e in radii]  # as short as its precision allows
+    if len({e for pair in ends for e in pair}) == 1:
+        return Radius(asked.name, ends[0][0], family)
+    each = ", ".join(f"{lo:g}" if lo == hi else f"{lo:g} to {hi:g}" for lo, hi in ends)
+    return Radius(f"{asked.name} {each} (radii {digest(radii)[:8]}){SCALED}", 1.0, family)
 
 
 def outcomes_of(evaluation: Evaluation | Curve, y: Any) -> Outcomes:
@@ -117,9 +165,9 @@ def outcomes_of(evaluation: Evaluation | Curve, y: Any) -> Outcomes:
     [[True]]
     """
     said = list(answers(evaluation))
-    label = check_labels(y, len(said[0][2].holds))
-    questions = [Question(r.name, threat, eps, r.side, "model", r.confidence) for threat, eps, r, _ in said]
-    return Outcomes(label, tuple(questions), np.stack([np.asarray(r.holds, bool) for *_, r, _ in said]))
+    label = check_labels(y, len(said[0][1].holds))
+    questions = [Question(r.name, at.threat, at.eps, r.side, r.about, r.confidence, at.set) for at, r in said]
+    return Outcomes(label, tuple(questions), np.stack([np.asarray(r.holds, bool) for _, r in said]))
 
 
 def smoothed_outcomes(certificate: Any, y: Any, radii: Sequence[float]) -> Outcomes:
@@ -172,12 +220,20 @@ def threats_of(outcomes: Outcomes, subject: str = "model") -> tuple[str, ...]:
 
 
 def between(outcomes: Outcomes, threat: str, subject: str = "model") -> tuple[Between, ...]:
-    """Both sides at every radius: all attacks of a radius together, and all proofs."""
+    """Both sides at every radius: all attacks of a radius together, and all proofs.
+
+    Raises:
+      ValueError: they speak of several sets of that name, such as inside boxes that differ.
+    """
     asked = [
         (q, h)
         for q, h in zip(outcomes.questions, outcomes.holds, strict=True)
         if q.threat == threat and q.subject == subject
     ]
+    if len({q.set for q, _ in asked if q.set}) > 1:
+        raise ValueError(
+            f"these outcomes speak of several sets of the name {threat} (other clips, or other parts): give each its own Section"
+        )
     out = []
     for eps in sorted({q.eps for q, _ in asked}):
         here = [(q, h) for q, h in asked if q.eps == eps]
@@ -227,7 +283,10 @@ class Alarm(NamedTuple):
 
 
 def alarms(outcomes: Outcomes) -> tuple[Alarm, ...]:
-    """Every attack and certificate that contradict each other, across radii too: what is broken is not provable at a larger radius."""
+    """Every attack and certificate that contradict each other, across radii too: what is broken is not provable at a larger radius.
+
+    Only where both speak of one family of sets: inside another box there are other points.
+    """
     asked = list(zip(outcomes.questions, outcomes.holds, strict=True))
     attacks = [(q, h) for q, h in asked if q.side in ("lower", "exact") and q.threat != "none"]
     proofs = [(q, h) for q, h in asked if q.side in ("upper", "exact") and q.threat != "none"]
@@ -235,7 +294,7 @@ def alarms(outcomes: Outcomes) -> tuple[Alarm, ...]:
     for a, broken in attacks:
         for p, proven in proofs:
             reaches = a.eps == p.eps or (a.eps < p.eps and a.threat in NESTED)
-            if a is p or a.threat != p.threat or a.subject != p.subject or not reaches:
+            if a is p or (a.threat, a.set, a.subject) != (p.threat, p.set, p.subject) or not reaches:
                 continue
             index = np.flatnonzero(proven & ~broken)
             if len(index):
@@ -250,7 +309,7 @@ def alarms(outcomes: Outcomes) -> tuple[Alarm, ...]:
 
 def checked(outcomes: Outcomes) -> int:
     """How many pairs of an attack and a certificate `alarms` could compare."""
-    sides = [(q.side, q.threat, q.subject, q.name) for q in outcomes.questions if q.threat != "none"]
+    sides = [(q.side, (q.threat, q.set), q.subject, q.name) for q in outcomes.questions if q.threat != "none"]
     attacks = {(n, t, s) for side, t, s, n in sides if side in ("lower", "exact")}
     proofs = {(n, t, s) for side, t, s, n in sides if side in ("upper", "exact")}
     return sum(a[1:] == p[1:] and a != p for a in attacks for p in proofs)

@@ -8,6 +8,7 @@ from jrobust._statistics import reads
 from jrobust.evaluation._ranks import RULE
 from jrobust.evaluation._report._boards import Board, boards
 from jrobust.evaluation._report._models import Model
+from jrobust.evaluation._report._outcomes import SCALED
 from jrobust.evaluation._report._rows import accuracy_of, sides_of
 from jrobust.evaluation._report._sections import Section
 from jrobust.evaluation._report._words import reading_of
@@ -27,7 +28,8 @@ def robustbench(models: Sequence[Model], title: str, level: float = 0.95) -> str
     worst case that was bounded (an attack bounds the worst loss from below), ``reads`` how the number itself reads: at most, at least.
 
     Deviations:
-      RobustBench has a file a model and one eps a folder; here a list. Who wrote the model is not known and null.
+      RobustBench has a file a model and one eps a folder; here a list, and ``eps`` is null where parts
+      or examples have different radii. Who wrote the model is not known and null.
 
     References:
       Croce et al. RobustBench: a standardized adversarial robustness benchmark. NeurIPS 2021 (Datasets and Benchmarks).
@@ -54,10 +56,15 @@ def _rank(found: Sequence[Board], s: Section, kind: str, where: tuple[str, float
     """Its place among the models that were asked the same at this radius."""
     board = next(b for b in found if b.kind == kind and any(s is other for other in b.sections))
     here = board.standings[where]
-    mine = next(e for e in here if e.title == s.title)
+    mine = next(e for e in here if board.sections[e.section] is s)
     if mine.rank is None:
         return None
-    return {"first": mine.rank.first, "last": mine.rank.last, "of": len(here), "tied_with": list(mine.ties)}
+    return {
+        "first": mine.rank.first,
+        "last": mine.rank.last,
+        "of": len({e.title for e in here}),
+        "tied_with": list(mine.ties),
+    }
 
 
 def _entry(
@@ -74,7 +81,8 @@ def _entry(
     return {
         "link": None, "name": m.name, "authors": None, "venue": None, "additional_data": None,
         "number_forward_passes": 1 if model else protocol.get("draws"),
-        "dataset": protocol.get("dataset") or m.card.get("data set"), "architecture": m.card.get("architecture"), "eps": f"{eps:g}",
+        "dataset": protocol.get("dataset") or m.card.get("data set"), "architecture": m.card.get("architecture"),
+        "eps": None if threat.endswith(SCALED) else f"{eps:g}",
         "clean_acc": None if clean is None else _percent(clean.value), "reported": None, **measured, "footnote": _FOOTNOTE,
         "unreliable": bool(m.alarms),
         "jrobust": {

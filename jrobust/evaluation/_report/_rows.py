@@ -52,13 +52,14 @@ def costs_of(evaluation: Evaluation | Curve, *, seconds: bool = True) -> tuple[C
       seconds: the driver's clock is about this result (not where it was read back from disk).
     """
     out = []
-    for threat, eps, r, _ in answers(evaluation):
+    for at, r in answers(evaluation):
         if r.name != "clean":
             passes = {k: int(r.info[k].sum()) for k in ("forwards", "backwards") if k in r.info}
-            out.append(Cost(r.name, threat, eps, int(r.correct.sum()), **passes))
+            out.append(Cost(r.name, at.threat, at.eps, int(r.correct.sum()), **passes))
     evaluations = evaluation.evaluations if isinstance(evaluation, Curve) else (evaluation,)
     for ev in evaluations:
-        out.append(Cost("all together", *radius_of(ev), ev.n, seconds=float(ev.seconds) if seconds else None))
+        at = radius_of(ev)
+        out.append(Cost("all together", at.threat, at.eps, ev.n, seconds=float(ev.seconds) if seconds else None))
     return tuple(out)
 
 
@@ -112,10 +113,24 @@ def rows_of(evaluation: Evaluation | Curve, *, model: str, seed: int, level: flo
     'exact'
     """
     rows = []
-    for threat, eps, r, _ in answers(evaluation):
+    for at, r in answers(evaluation):
         a = r.accuracy(level)
         rows.append(
-            Row(model, r.name, threat, eps, a.side, a.value, a.low, a.high, a.n, a.confidence, seed, level=level)
+            Row(
+                model,
+                r.name,
+                at.threat,
+                at.eps,
+                a.side,
+                a.value,
+                a.low,
+                a.high,
+                a.n,
+                a.confidence,
+                seed,
+                subject=r.about,
+                level=level,
+            )
         )
     return tuple(rows)
 
@@ -123,7 +138,11 @@ def rows_of(evaluation: Evaluation | Curve, *, model: str, seed: int, level: flo
 def smoothed_rows(
     certificate: Any, y: Any, *, model: str, seed: int, radii: Sequence[float], level: float = 0.95
 ) -> tuple[Row, ...]:
-    """Certified accuracy at some radii and the median certified radius (with its exact order-statistic interval)."""
+    """Certified accuracy at some radii and the median certified radius (with its exact order-statistic interval).
+
+    Of few examples (5 at 95 %) order statistics bound the median from neither side: it lies between 0 and the largest radius that the
+    draws could certify.
+    """
     from scipy.stats import binom
 
     rows = []
@@ -137,7 +156,7 @@ def smoothed_rows(
     n = len(ordered)
     below = int(binom.ppf((1 - level) / 2, n, 0.5))  # P(X < below) <= tail, X examples below the median
     low = float(ordered[below - 1]) if below >= 1 else 0.0
-    high = float(ordered[n - below]) if below >= 1 else float("inf")
+    high = float(ordered[n - below]) if below >= 1 else max(float(certificate.most), float(ordered[-1]))
     rows.append(
         Row(model, "median certified radius", certificate.norm, 0.0, certificate.side, float(np.median(ordered)), low, high,
             n, certificate.confidence, seed, "radius", "smoothed", level)

@@ -37,15 +37,25 @@ def accuracy(result: Result, *, level: float = 0.95) -> Accuracy:
     return result.accuracy(level)
 
 
-def certified_accuracy(result: Result, *, level: float = 0.95) -> Accuracy:
+def certified_accuracy(result: Result, *, about: str = "model", level: float = 0.95) -> Accuracy:
     """The share of examples that are classified right and proven to stay so.
+
+    Args:
+      result: a proof.
+      about: whose accuracy is meant, the "model"'s or that of the "smoothed" classifier, which is another function.
+      level: of the interval.
 
     Guarantee: at most the robust accuracy on these examples (each statement with ``result.confidence``).
 
     Raises:
-      ValueError: an attack or an estimate.
+      ValueError: an attack or an estimate, or a proof about the other function.
     """
     _require(result, ("upper", "exact"), "certified_accuracy")
+    if result.about != about:
+        raise ValueError(
+            f"certified_accuracy: {result.name} ({result.oracle}) speaks of the {_whose(result.about)}, not of the {_whose(about)}; "
+            f"about={result.about!r} asks for that"
+        )
     return result.accuracy(level)
 
 
@@ -117,7 +127,7 @@ def adversarial_accuracy(results: Iterable[Result] | Mapping[str, Result], *, le
         raise ValueError("adversarial_accuracy needs at least one result")
     for r in attacks:
         _require(r, ("lower", "exact"), "adversarial_accuracy")
-        if not np.array_equal(r.correct, attacks[0].correct):
+        if r.about != attacks[0].about or not np.array_equal(r.correct, attacks[0].correct):
             raise ValueError(
                 f"adversarial_accuracy: {r.name} and {attacks[0].name} are not about one model and the same examples"
             )
@@ -193,9 +203,10 @@ class Bracket(NamedTuple):
 def bracket(results: Mapping[str, Result] | Any, *, level: float = 0.95) -> Bracket:
     """The two sides of robust accuracy that all results of an `Evaluation` give together.
 
-    The joint confidence of the certificates is ``max(0, 1 - sum(1 - c_i))``. Estimates take no part.
+    The joint confidence of the certificates is ``max(0, 1 - sum(1 - c_i))``. Estimates take no part, nor does what speaks of the smoothed
+    classifier, which is another function: its proofs may exceed what attacks on the model left.
     """
-    named = [r for _, r in results.items()]
+    named = [r for _, r in results.items() if r.about == "model"]
     proofs = [r for r in named if r.side in ("upper", "exact") and r.name != "clean"]
     attacks = [r for r in named if r.side in ("lower", "exact")]
     attacked = adversarial_accuracy(attacks, level=level)
@@ -204,6 +215,10 @@ def bracket(results: Mapping[str, Result] | Any, *, level: float = 0.95) -> Brac
     proven = np.logical_or.reduce([r.holds for r in proofs])
     certified = proportion(int(proven.sum()), len(proven), side="upper", confidence=_joint(proofs), level=level)
     return Bracket(certified, attacked)
+
+
+def _whose(about: str) -> str:
+    return "model" if about == "model" else f"{about} classifier"
 
 
 def _joint(results: list[Result]) -> float:

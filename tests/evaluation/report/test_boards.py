@@ -134,3 +134,34 @@ def test_sections_of_one_model_are_one_and_twins_are_told_apart():
     names = [m.name for m in models_of([*run, dataclasses.replace(Section("ibp"), origin="/runs/ann/ibp")])]
     assert names == ["ann/ibp", "bob/ibp"]
     assert [m.name for m in models_of([section("a"), Section("a")])] == ["a"]
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 0)])
+def test_a_model_asked_twice_is_not_ranked_against_itself(seeds, tmp_path):
+    # 95% intervals: 90 [.824, .951], 88 [.800, .936], 20 [.127, .292]
+    first, again = attacked("net", 90), attacked("net", 88)
+    first, again = (
+        dataclasses.replace(s, protocol={**s.protocol, "seed": k}) for s, k in zip((first, again), seeds, strict=True)
+    )
+    made = [again, first, attacked("other", 20)]
+    (board,) = boards(made)
+    (at,) = board.standings.values()
+    assert [(s.title, s.section, str(s.rank), s.ties) for s in at] == [
+        ("net", 1, "1", ()), ("net", 0, "1", ()), ("other", 2, "2", ())
+    ]  # fmt: skip
+    # one of its results overlaps with another model's, the other does not: the model is behind only where both are
+    (near,) = boards([attacked("a", 90), attacked("net", 82), attacked("net", 20)])[0].standings.values()
+    assert [(s.title, str(s.rank), s.ties) for s in near] == [
+        ("a", "1-2", ("net",)), ("net", "1-2", ("a",)), ("net", "2", ())
+    ]  # fmt: skip
+    document = json.loads(report(made, tmp_path / "r.json").read_text())
+    assert [(e["name"], e["jrobust"]["rank"]) for e in document["entries"]] == [
+        ("net", {"first": 1, "last": 1, "of": 2, "tied_with": []}),
+        ("net", {"first": 1, "last": 1, "of": 2, "tied_with": []}),
+        ("other", {"first": 2, "last": 2, "of": 2, "tied_with": []}),
+    ]
+    text = report(made, tmp_path / "r.md").read_text()
+    for said in ("net (seed 1)", "net (seed 0)") if seeds == (0, 1) else ("net (result 1)", "net (result 2)"):
+        assert f"| 1 | {said} |" in text
+    (alone,) = boards([first, again])[0].standings.values()
+    assert [(s.rank, s.ties) for s in alone] == [(None, ()), (None, ())]

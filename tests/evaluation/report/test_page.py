@@ -1,5 +1,6 @@
 """What a page says is in the results, and what is missing is said."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -202,3 +203,13 @@ def test_corruptions_are_a_heat_map_with_numbers(tmp_path):
         corruption_rows([rows[0], rows[0]])
     with pytest.raises(ValueError, match="errors is missing"):
         corruption_rows([{"corruption": "fog", "severity": 1, "n": 3}])
+
+
+@pytest.mark.parametrize("n", [1, 5, 6])
+def test_the_median_radius_of_few_examples_is_at_most_what_the_draws_could_certify(n):
+    x = jnp.tile(jnp.array([[1.0, 0.0]]), (n, 1))
+    cert = jr.smoothing.certify(lambda x: x, x, noise=jr.smoothing.gaussian(0.25), n=200, key=jax.random.key(0))
+    median = smoothed_rows(cert, np.zeros(n, int), model="net", seed=0, radii=(0.0,))[-1]
+    assert median.low <= median.value <= median.high
+    np.testing.assert_allclose(median.high, cert.most if n < 6 else cert.radius.max())
+    assert (median.low == 0) == (n < 6)
