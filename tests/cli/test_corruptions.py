@@ -35,7 +35,7 @@ def test_a_table_and_records(words, capsys):
     assert main(ask) == 0
     out = capsys.readouterr().out
     assert "severity 2" in out
-    assert "mean error exact 0.2500" in out  # brightness: 0.55 + 0.1 is bright, so is 0.45 + 0.2; contrast changes no mean
+    assert "mean error exact 0.2500" in out  # of brightness 1 and 2 of 3 images: 0.55 + 0.1 is bright
     found = json.loads(Path("result/corruption_errors.json").read_text())
     assert (found["suite"], found["n"], found["seed"], found["model"]) == ("cifar-c", 3, 0, "dim_nets:bright")
     error = {(c["corruption"], c["severity"]): c["error"] for c in found["cells"]}
