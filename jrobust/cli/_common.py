@@ -22,6 +22,11 @@ from jrobust.evaluation import Cost, Row, card_of, read_sections
 from jrobust.evaluation._report._words import cells, reading_of, threat_of
 
 
+ELSEWHERE = ("quiet", "batch_size", "out", "run", "data_dir")
+"""Options that may differ where results with records go on: how it is computed, and paths. A run that was moved, or spelled otherwise, is the
+same run: the records' header tells another one by the digests of weights and data."""
+
+
 def number(text: str) -> float:
     """A number as people write it: 0.1, 1e-3, 8/255.
 

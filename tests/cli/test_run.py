@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -61,6 +62,46 @@ def test_certify_in_shards(run, capsys, monkeypatch):
     a, b = ((f / "certificates.tsv").read_text().splitlines() for f in (folder, run / "smooth"))
     assert [line.split("\t")[:5] for line in a] == [line.split("\t")[:5] for line in b]  # the last column is time
     assert len(a) == 10
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate --oracle clean --eps 0.02 --n 8 --quiet",
+        "evaluate --corruptions brightness --severities 1 --n 8 --quiet",
+        "certify --sigma 0.1 --n 20 --examples 4 --quiet",
+        "attack --method uap --eps 0.05 --n 20 --steps 2",
+    ],
+)
+def test_a_run_goes_on_by_another_spelling_of_its_path(run, tmp_path, capsys, monkeypatch, words):
+    there, moved = tmp_path / "there", tmp_path / "moved"
+    shutil.copytree(run, there, ignore=shutil.ignore_patterns("evaluate-*", "certify-*", "attack-*"))
+    command, *rest = words.split()
+    assert main([command, "--run", str(there), *rest]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--run", "there", *rest]) == 0, capsys.readouterr().err
+    there.rename(moved)
+    assert main([command, "--run", "moved/../moved", *rest]) == 0, capsys.readouterr().err
+    assert len(list(moved.glob(f"{command}-*"))) == 1  # it went on, and did not begin elsewhere
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("evaluate --oracle clean --eps 0.02 --n 8 --quiet", "model: there"),
+        ("evaluate --corruptions brightness --severities 1 --n 8 --quiet", "model: there"),
+        ("certify --sigma 0.1 --n 20 --examples 4 --quiet", "model: there"),
+        ("attack --method uap --eps 0.05 --n 20 --steps 2", "run was"),
+    ],
+)
+def test_another_run_is_refused(run, tmp_path, capsys, words, told):
+    other, out = tmp_path / "other", str(tmp_path / "out")
+    train = "train --dataset digits --model mlp --method natural --eps 0.1 --epochs 1 --seed 1 --quiet --out"
+    assert main([*train.split(), str(other)]) == 0
+    command, *rest = words.split()
+    assert main([command, "--run", str(run), *rest, "--out", out]) == 0
+    assert main([command, "--run", str(other), *rest, "--out", out]) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shard", ["3/3", "x", "1", "-1/3", "0/0"])
