@@ -124,7 +124,7 @@ def attack(
     section.save(folder)
     _common.show(section.rows, section.notes)
     print(
-        f"crafted on {len(crafted)} examples, judged on {len(judged)} others; saved in {folder}; next: jrobust report {folder}"
+        f"crafted on {len(crafted)} examples, judged on {len(judged)} others; saved in {folder}; next: {_common.report_of(folder)}"
     )
     return section
 

@@ -117,5 +117,5 @@ def certify(
     section.save(folder)
     certificate.write_tsv(folder / "certificates.tsv", y)
     write_radius_curve(section, folder / "curve.svg")
-    print(f"saved in {folder}; next: jrobust report {folder}")
+    print(f"saved in {folder}; next: {_common.report_of(folder)}")
     return section

@@ -155,7 +155,7 @@ def evaluate(
     )  # fmt: skip
     if folder is not None:
         section.save(folder)
-        print(f"saved in {folder}; next: jrobust report {folder}")
+        print(f"saved in {folder}; next: {_common.report_of(folder)}")
     return section
 
 
@@ -193,7 +193,7 @@ def _corrupted(config: dict[str, Any]) -> Section:
     if folder is not None:
         section.save(folder)
         result.save(folder, model=title, suite=suite, seed=o.seed)
-        print(f"saved in {folder}; next: jrobust report {folder}")
+        print(f"saved in {folder}; next: {_common.report_of(folder)}")
     return section
 
 

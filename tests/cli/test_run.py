@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 
 import pytest
@@ -149,3 +150,37 @@ def test_bench_keeps_a_leaderboard(run, capsys, tmp_path, monkeypatch):
 def test_bad_benches_cost_one_line(run, words, message, capsys):
     assert main(["bench", *(str(run) if w == "RUN" else w for w in words)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", [["--shard", "0/2"], ["--shard=0/2"]])
+def test_an_option_of_other_commands_is_not_suggested_again(shard, capsys):
+    assert main(["bench", "linf-digits", "--run", "nowhere", *shard]) == 2
+    said = capsys.readouterr().err
+    assert "--shard" in said
+    assert "did you mean" not in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate --oracle clean --eps 0.02 --n 8 --quiet",
+        "evaluate --corruptions brightness --severities 1 --n 8 --quiet",
+        "certify --sigma 0.1 --n 20 --examples 4 --quiet",
+        "attack --method uap --eps 0.05 --n 20 --steps 2",
+    ],
+)
+def test_the_next_command_can_be_typed(run, tmp_path, capsys, words):
+    command, *rest = words.split()
+    out = str(tmp_path / "<b>o's<b> $HOME")
+    assert main([command, "--run", str(run), *rest, "--out", out]) == 0
+    (told,) = (line.split("next: ")[1] for line in capsys.readouterr().out.splitlines() if "next: " in line)
+    assert shlex.split(told) == ["jrobust", "report", out]
+
+
+def test_the_next_command_after_training_can_be_typed(tmp_path, capsys):
+    out = str(tmp_path / "my run")
+    words = "train --dataset digits --model mlp --method natural --eps 0.1 --epochs 1 --quiet --out"
+    assert main([*words.split(), out]) == 0
+    (told,) = (line.split("next: ")[1] for line in capsys.readouterr().out.splitlines() if "next: " in line)
+    assert shlex.split(told) == ["jrobust", "evaluate", "--run", out]
