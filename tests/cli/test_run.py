@@ -184,3 +184,30 @@ def test_the_next_command_after_training_can_be_typed(tmp_path, capsys):
     assert main([*words.split(), out]) == 0
     (told,) = (line.split("next: ")[1] for line in capsys.readouterr().out.splitlines() if "next: " in line)
     assert shlex.split(told) == ["jrobust", "evaluate", "--run", out]
+
+
+def test_a_report_of_shards_alone_says_what_joins_them(run, tmp_path, capsys):
+    out = tmp_path / "parts" / "a"
+    words = [
+        "evaluate",
+        "--run",
+        str(run),
+        "--oracle",
+        "clean",
+        "--eps",
+        "0.02",
+        "--n",
+        "8",
+        "--quiet",
+        "--out",
+        str(out),
+    ]
+    assert main([*words, "--shard", "0/2"]) == 0
+    for folder in (out, out.parent):
+        assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 2
+        assert "holds only shards; run the same command without --shard to join them" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["report", str(tmp_path / "empty")]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    assert main(words) == 0
+    assert main(["report", str(out), "--out", str(tmp_path / "r.html")]) == 0
