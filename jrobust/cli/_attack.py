@@ -110,7 +110,8 @@ def attack(
     options = {"target": target, "steps": steps, "restarts": restarts, "batch_size": batch_size, **_loaded(given, xs)}
     folder = _folder(out, run, config)
     assert folder is not None
-    jr.training.start_run(folder, config, resume=True, ignore=("out",))
+    inside = ("run", "data_dir") if out is None else ()  # the run is then where the results lie, however it is spelled
+    jr.training.start_run(folder, config, resume=True, ignore=("out", *inside))
     key = jax.random.key(seed)
     found, s, threat = _CRAFT[method](net, jnp.asarray(xs[crafted]), jnp.asarray(ys[crafted]), key, options)
     noise = jax.random.normal(jax.random.fold_in(key, 1), s.center.shape, s.center.dtype)
@@ -123,7 +124,7 @@ def attack(
     section.save(folder)
     _common.show(section.rows, section.notes)
     print(
-        f"crafted on {len(crafted)} examples, judged on {len(judged)} others; saved in {folder}; next: jrobust report {folder}"
+        f"crafted on {len(crafted)} examples, judged on {len(judged)} others; saved in {folder}; next: {_common.report_of(folder)}"
     )
     return section
 

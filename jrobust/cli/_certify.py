@@ -78,7 +78,7 @@ def certify(
     folder = (
         Path(run) / f"certify-{kind}{sigma:g}-{drawn}-{examples or 'all'}-{split}-{seed}" if out is None else Path(out)
     )
-    jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
+    jr.training.start_run(folder, config, resume=True, ignore=_common.ELSEWHERE)
     certificate = jr.smoothing.certify(
         model, x, noise=NOISES[noise](sigma), n0=n0, n=n, alpha=alpha, key=jax.random.key(seed), target=target,
         runner_up=runner_up, batch_size=batch_size, shard=mine, out=folder, progress=not quiet,
@@ -117,5 +117,5 @@ def certify(
     section.save(folder)
     certificate.write_tsv(folder / "certificates.tsv", y)
     write_radius_curve(section, folder / "curve.svg")
-    print(f"saved in {folder}; next: jrobust report {folder}")
+    print(f"saved in {folder}; next: {_common.report_of(folder)}")
     return section

@@ -21,6 +21,10 @@ from jrobust._model import functional
 from jrobust.evaluation import Cost, Row, card_of, read_sections
 from jrobust.evaluation._report._words import cells, reading_of, threat_of
 
+ELSEWHERE = ("quiet", "batch_size", "out", "run", "data_dir")
+"""Options that may differ where results with records go on: paths, and what changes no number. Another run than before is told by the
+digests of weights and data in the records' header."""
+
 
 def number(text: str) -> float:
     """A number as people write it: 0.1, 1e-3, 8/255.
@@ -225,6 +229,11 @@ def command_of(name: str, config: Mapping[str, Any], function: Callable[..., Any
         else:
             words += [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join(words)
+
+
+def report_of(folder: Path) -> str:
+    """The command that shows what lies in a directory, as a shell reads it."""
+    return shlex.join(["jrobust", "report", str(folder)])
 
 
 def show(rows: Sequence[Row], notes: Sequence[str] = (), title: str | None = None) -> None:

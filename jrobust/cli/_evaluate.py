@@ -121,7 +121,7 @@ def evaluate(
     config |= {"eps": radii}
     folder = _folder(out, run, config)
     if folder is not None:
-        jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
+        jr.training.start_run(folder, config, resume=True, ignore=_common.ELSEWHERE)
     again = _common.has_results(folder)
     curve = jr.evaluation.curve(
         _seeing(change, [net])[0], inputs, ys, threat=threat, eps=radii, nested=nested, oracles=oracles, key=jax.random.key(seed),
@@ -155,7 +155,7 @@ def evaluate(
     )  # fmt: skip
     if folder is not None:
         section.save(folder)
-        print(f"saved in {folder}; next: jrobust report {folder}")
+        print(f"saved in {folder}; next: {_common.report_of(folder)}")
     return section
 
 
@@ -176,7 +176,7 @@ def _corrupted(config: dict[str, Any]) -> Section:
     config = {k: v for k, v in config.items() if k not in _ATTACKS} | {"suite": suite}
     folder = _folder(o.out, o.run, config)
     if folder is not None:
-        jr.training.start_run(folder, config, resume=True, ignore=("quiet", "batch_size", "out"))
+        jr.training.start_run(folder, config, resume=True, ignore=_common.ELSEWHERE)
     result = _corruptions.errors(
         net, xs, ys, found, severities, seed=o.seed, batch_size=o.batch_size, out=folder, quiet=o.quiet
     )
@@ -193,7 +193,7 @@ def _corrupted(config: dict[str, Any]) -> Section:
     if folder is not None:
         section.save(folder)
         result.save(folder, model=title, suite=suite, seed=o.seed)
-        print(f"saved in {folder}; next: jrobust report {folder}")
+        print(f"saved in {folder}; next: {_common.report_of(folder)}")
     return section
 
 

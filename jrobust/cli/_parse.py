@@ -4,7 +4,7 @@ import contextlib
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import tyro
@@ -68,7 +68,7 @@ def parse(argv: list[str], description: str) -> Callable[[], Any]:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise BadArguments(_one_line(said.getvalue())) from None
+        raise BadArguments(_one_line(said.getvalue(), {word.partition("=")[0] for word in argv})) from None
     return call if callable(call) else call.run  # the config of a training run
 
 
@@ -82,8 +82,8 @@ def _later(command: Callable[..., Any]) -> Callable[..., Any]:
     return later
 
 
-def _one_line(box: str) -> str:
-    """The text of tyro's box, without its frame and its copy of the help."""
+def _one_line(box: str, typed: Collection[str]) -> str:
+    """The text of tyro's box, without its frame, its copy of the help and suggestions of a word that was ``typed``."""
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     title, *rest = [line for line in lines if line.strip("-")] or ["bad arguments"]
     kept: list[str] = []
@@ -91,7 +91,9 @@ def _one_line(box: str) -> str:
         if line.startswith(("Argument helptext", "For full helptext")):
             break
         if line.startswith("Perhaps you meant"):  # of each suggestion tyro prints the whole help: its name is enough
-            return f"{' '.join(kept)}; did you mean {rest[i + 1].split()[0]}? (jrobust COMMAND --help)"
+            near, said = rest[i + 1].split()[0], " ".join(kept)
+            hint = f"; did you mean {near}?" if near not in typed else ""  # another command's option is no advice
+            return f"{said}{hint} (jrobust COMMAND --help)"
         if kept and kept[-1].endswith(",)"):  # the list of commands went on to this line
             kept[-1] = f"{kept[-1][:-1]} {line})"
             continue

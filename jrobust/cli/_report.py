@@ -26,10 +26,24 @@ def report(dirs: Positional[tuple[str, ...]], *, out: str = "report.html", title
     """
     if not dirs:
         raise ValueError("give at least one directory of results")
-    sections = [section for folder in dirs for section in read_sections(folder)]
+    sections = [section for folder in dirs for section in _sections(folder)]
     page = write([_with_command(s) for s in sections], out, title=title)
     print(f"wrote {page}")
     return page
+
+
+def _sections(folder: str) -> tuple[Section, ...]:
+    try:
+        return read_sections(folder)
+    except ValueError:
+        top = Path(folder)
+        places = [top, *(place for place in top.iterdir() if place.is_dir())]
+        results = any((place / name).is_file() for place in places for name in ("summary.json", "metrics.jsonl"))
+        if results or not any(top.glob("**/*-shard-*-of-*.json")):
+            raise
+        raise ValueError(
+            f"{folder} holds only shards; run the same command without --shard to join them, then report"
+        ) from None
 
 
 def _with_command(section: Section) -> Section:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -233,11 +234,11 @@ def train(config: Train) -> Path:
     print(f"{run}: {epochs} epochs, seed {config.seed}, clean test accuracy {right:.4f} (n={len(loaded.test_x)})")
     smoothed = config.method in SMOOTHED
     after = (
-        f"certify --run {run} --sigma {config.sigma:g}"
+        ["certify", "--run", str(run), "--sigma", f"{config.sigma:g}"]
         if smoothed
-        else f"evaluate --run {run}{' --best' if held else ''}"
+        else ["evaluate", "--run", str(run), *(["--best"] if held else [])]
     )
-    print(f"next: jrobust {after}")
+    print(f"next: {shlex.join(['jrobust', *after])}")
     return run
 
 

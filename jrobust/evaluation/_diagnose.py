@@ -10,6 +10,7 @@ import numpy as np
 from jrobust._checks import check_classes, check_count, check_key
 from jrobust._model import functional
 from jrobust._objective import Stochastic
+from jrobust._statistics import Accuracy, proportion
 from jrobust.attacks import pgd, sampling, square
 from jrobust.evaluation._checks import are_probabilities, check_data
 from jrobust.evaluation._execute import objective
@@ -38,6 +39,8 @@ class Diagnosis(NamedTuple):
         (1 is healthy).
       unbounded: share of examples still unbroken when every value of the box is allowed (0 is healthy); NaN without a clip.
       random_gain: share of all examples that uniform samples broke, at as many passes, and gradients did not (0 is healthy).
+      clean: accuracy without any change. Where its whole interval is at or below chance, labels or preprocessing are another model's.
+      chance: the accuracy of a guess, 1 / classes.
     """
 
     random: bool
@@ -49,6 +52,8 @@ class Diagnosis(NamedTuple):
     monotone: float
     unbounded: float
     random_gain: float
+    clean: Accuracy
+    chance: float
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -56,6 +61,9 @@ class Diagnosis(NamedTuple):
         signs = {
             "the model gives several answers to one input: wrap it with jr.objectives.stochastic, use version='rand'": self.random,
             "the model returns probabilities: attack the logits": self.softmax,
+            f"clean accuracy {self.clean.value:.4f} [{self.clean.low:.4f}, {self.clean.high:.4f}] is no better than chance "
+            f"({self.chance:.4g}): labels (off by one? in another order?) or preprocessing are not the model's": self.clean.high
+            <= self.chance,
             f"{self.nan} examples have NaN or infinite logits": self.nan > 0,
             "black-box queries break examples that gradients did not: masked gradients": self.black_box_gain > _GAIN,
             "more steps do worse: the surrogate misleads": self.monotone < 0.9,
@@ -162,7 +170,8 @@ def diagnose(
     data = check_data(x, y)
     rows, labels = data.rows(np.arange(data.n)), jnp.asarray(data.y)
     f = functional(model, rows)
-    check_classes(data.y, jax.eval_shape(f.apply, f.leaves, rows).shape[1])
+    classes = jax.eval_shape(f.apply, f.leaves, rows).shape[1]
+    check_classes(data.y, classes)
     facts = jax.tree.map(
         np.asarray, _probe(threat, f.leaves, key, rows, labels, apply=f.apply, queries=queries if result is None else 0)
     )
@@ -187,4 +196,5 @@ def diagnose(
     return Diagnosis(
         drift > _DRIFT or len(right) > 1, drift, are_probabilities(logits), int((~finite).sum()), zero, gain,
         float((settled | broken).mean()), unbounded, float((missed & (facts["samples"] >= 0)).mean()),
+        proportion(int((facts["clean"] < 0).sum()), data.n, side="exact"), 1 / classes,
     )  # fmt: skip

@@ -74,6 +74,15 @@ class Certificate:
     most: float = np.inf
     side: Literal["lower"] = "lower"
 
+    def __repr__(self) -> str:
+        if not len(self.radius):
+            return f"Certificate(0 examples, {self.noise} noise, {self.norm})"
+        median = np.floor(np.median(self.radius) * 1e4) / 1e4  # what is printed is not more than what is certified
+        return (
+            f"Certificate({len(self.radius)} examples, {self.noise} noise: {np.mean(self.prediction == -1):.1%} abstain, "
+            f"median {self.norm} radius at least {median:g} (0 where it abstains), confidence {self.confidence:g} each)"
+        )
+
     def jointly(
         self,
         noise: Noise,

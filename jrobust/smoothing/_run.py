@@ -155,6 +155,7 @@ def start(model: Any, x: Any, noise: Noise, key: Any, batch_size: int | None, me
             raise ValueError(f"{noise.name} needs zeros and ones, got {rows[at]} in example {first + at[0]}")
     some = jnp.asarray(x[:4], jnp.float32)
     noisy = jax.vmap(noise.sample)(jax.random.split(key, len(some)), some)
+    warn_if_faint(noise, some, noisy)
     f = functional(model, noisy, dense=dense)
     check_answers(warn_if_random(model, noisy, f))
     placement = Placement(mesh)
@@ -172,6 +173,25 @@ def check_answers(logits: Any) -> None:
     if np.isnan(logits).all():
         warnings.warn(
             f"the model gave NaN for all of {len(logits)} noisy examples that were tried: no class gets their votes",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+_INPUT_UNITS = ("l1", "l2", "linf", "brightness")
+"""Norms of noises that are added to the values; others move, erase or choose them."""
+
+
+def warn_if_faint(noise: Noise, x: Any, noisy: Any) -> None:
+    """Say before the work that the noise is next to nothing on these inputs, as on images in 0..255 where [0, 1] was meant."""
+    x, noisy = np.asarray(x, np.float64), np.asarray(noisy, np.float64)
+    if noise.domain == "binary" or noise.norm not in _INPUT_UNITS or noisy.shape != x.shape:
+        return
+    high, moved = float(np.abs(x).max()), float(np.abs(noisy - x).mean())
+    if high > 10 and moved < 0.01 * high:
+        warnings.warn(
+            f"inputs reach {high:g}, and {noise} noise moves them by {moved:.3g} on average: next to nothing. The noise and the radius are "
+            "in the inputs' units: for images in 0..255 divide by 255, or multiply the noise's level by 255",
             UserWarning,
             stacklevel=4,
         )

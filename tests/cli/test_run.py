@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shlex
+import shutil
 
 import pytest
 
@@ -63,6 +65,46 @@ def test_certify_in_shards(run, capsys, monkeypatch):
     assert len(a) == 10
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate --oracle clean --eps 0.02 --n 8 --quiet",
+        "evaluate --corruptions brightness --severities 1 --n 8 --quiet",
+        "certify --sigma 0.1 --n 20 --examples 4 --quiet",
+        "attack --method uap --eps 0.05 --n 20 --steps 2",
+    ],
+)
+def test_a_run_goes_on_by_another_spelling_of_its_path(run, tmp_path, capsys, monkeypatch, words):
+    there, moved = tmp_path / "there", tmp_path / "moved"
+    shutil.copytree(run, there, ignore=shutil.ignore_patterns("evaluate-*", "certify-*", "attack-*"))
+    command, *rest = words.split()
+    assert main([command, "--run", str(there), *rest]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--run", "there", *rest]) == 0, capsys.readouterr().err
+    there.rename(moved)
+    assert main([command, "--run", "moved/../moved", *rest]) == 0, capsys.readouterr().err
+    assert len(list(moved.glob(f"{command}-*"))) == 1  # it went on, and did not begin elsewhere
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("evaluate --oracle clean --eps 0.02 --n 8 --quiet", "model: there"),
+        ("evaluate --corruptions brightness --severities 1 --n 8 --quiet", "model: there"),
+        ("certify --sigma 0.1 --n 20 --examples 4 --quiet", "model: there"),
+        ("attack --method uap --eps 0.05 --n 20 --steps 2", "run was"),
+    ],
+)
+def test_another_run_is_refused(run, tmp_path, capsys, words, told):
+    other, out = tmp_path / "other", str(tmp_path / "out")
+    train = "train --dataset digits --model mlp --method natural --eps 0.1 --epochs 1 --seed 1 --quiet --out"
+    assert main([*train.split(), str(other)]) == 0
+    command, *rest = words.split()
+    assert main([command, "--run", str(run), *rest, "--out", out]) == 0
+    assert main([command, "--run", str(other), *rest, "--out", out]) == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shard", ["3/3", "x", "1", "-1/3", "0/0"])
 def test_no_shard_is_one_clear_line(run, shard, capsys):
     assert main(["evaluate", "--run", str(run), f"--shard={shard}"]) == 2
@@ -108,3 +150,64 @@ def test_bench_keeps_a_leaderboard(run, capsys, tmp_path, monkeypatch):
 def test_bad_benches_cost_one_line(run, words, message, capsys):
     assert main(["bench", *(str(run) if w == "RUN" else w for w in words)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", [["--shard", "0/2"], ["--shard=0/2"]])
+def test_an_option_of_other_commands_is_not_suggested_again(shard, capsys):
+    assert main(["bench", "linf-digits", "--run", "nowhere", *shard]) == 2
+    said = capsys.readouterr().err
+    assert "--shard" in said
+    assert "did you mean" not in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate --oracle clean --eps 0.02 --n 8 --quiet",
+        "evaluate --corruptions brightness --severities 1 --n 8 --quiet",
+        "certify --sigma 0.1 --n 20 --examples 4 --quiet",
+        "attack --method uap --eps 0.05 --n 20 --steps 2",
+    ],
+)
+def test_the_next_command_can_be_typed(run, tmp_path, capsys, words):
+    command, *rest = words.split()
+    out = str(tmp_path / "<b>o's<b> $HOME")
+    assert main([command, "--run", str(run), *rest, "--out", out]) == 0
+    (told,) = (line.split("next: ")[1] for line in capsys.readouterr().out.splitlines() if "next: " in line)
+    assert shlex.split(told) == ["jrobust", "report", out]
+
+
+def test_the_next_command_after_training_can_be_typed(tmp_path, capsys):
+    out = str(tmp_path / "my run")
+    words = "train --dataset digits --model mlp --method natural --eps 0.1 --epochs 1 --quiet --out"
+    assert main([*words.split(), out]) == 0
+    (told,) = (line.split("next: ")[1] for line in capsys.readouterr().out.splitlines() if "next: " in line)
+    assert shlex.split(told) == ["jrobust", "evaluate", "--run", out]
+
+
+def test_a_report_of_shards_alone_says_what_joins_them(run, tmp_path, capsys):
+    out = tmp_path / "parts" / "a"
+    words = [
+        "evaluate",
+        "--run",
+        str(run),
+        "--oracle",
+        "clean",
+        "--eps",
+        "0.02",
+        "--n",
+        "8",
+        "--quiet",
+        "--out",
+        str(out),
+    ]
+    assert main([*words, "--shard", "0/2"]) == 0
+    for folder in (out, out.parent):
+        assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 2
+        assert "holds only shards; run the same command without --shard to join them" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["report", str(tmp_path / "empty")]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    assert main(words) == 0
+    assert main(["report", str(out), "--out", str(tmp_path / "r.html")]) == 0

@@ -111,6 +111,22 @@ def test_queries_may_be_left_out(key):
     assert found.random_gain == 0.0
 
 
+def test_labels_off_by_one_are_told(key):
+    x = jax.random.uniform(jax.random.key(7), (40, 6))
+    y = jnp.argmax(x @ W, axis=1)
+    found = diagnose(lambda x: x @ W, x, (y + 1) % 5, threat=THREAT, key=key, queries=0)
+    assert (found.clean.value, found.chance) == (0.0, 0.2)
+    assert sum("no better than chance (0.2): labels (off by one?" in line for line in found.warnings) == 1
+    assert not found.masked
+    right = diagnose(lambda x: x @ W, x, y, threat=THREAT, key=key, queries=0)
+    assert right.clean.value == 1.0
+    assert right.warnings == ()
+    # of few examples the interval is wide: 12 wrong ones are no evidence against one in five
+    few = diagnose(lambda x: x @ W, x[:12], (y[:12] + 1) % 5, threat=THREAT, key=key, queries=0)
+    assert few.clean.value == 0.0
+    assert few.warnings == ()
+
+
 def test_half_a_question_is_refused(key):
     with pytest.raises(ValueError, match="together"):
         diagnose(lambda x: x @ W, X, Y, threat=THREAT, key=key, gradient_stages=1)

@@ -1,5 +1,7 @@
 """What a new user did wrong, and what was said: before the work, in one line, and nothing certified that should not be."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,39 @@ def test_an_average_radius_lies_where_radii_can():
     mixed = smoothing.certify(linear, X, **few).average_radius(y)
     assert mixed.low == 0
     assert mixed.high <= 0.31
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [smoothing.gaussian(0.5), smoothing.laplace(0.25), smoothing.uniform_ball(0.5), smoothing.brightness(0.2)],
+    ids=lambda noise: noise.name,
+)
+def test_inputs_that_the_noise_hardly_moves_are_told(noise):
+    images = jax.random.uniform(KEY, (2, 4, 4, 1))
+    net, how = lambda x: linear(x.reshape(len(x), -1)), {"n0": 10, "n": 200, "key": KEY}
+    with pytest.warns(UserWarning, match="divide by 255"):
+        smoothing.certify(net, 255 * images, noise=noise, **how)
+    smoothing.certify(net, images, noise=noise, **how)  # -W error: no warning
+    smoothing.certify(net, 255 * images, noise=dataclasses.replace(noise, scale=255 * noise.scale), **how)
+
+
+def test_noises_that_add_nothing_to_the_values_are_not_told_of():
+    flat = 200 * jnp.ones((1, 4, 4, 1))  # moved and blurred it is itself
+    net = lambda x: linear(x.reshape(len(x), -1))  # noqa: E731
+    for noise in (smoothing.translation(1.0), smoothing.blur(1.0), smoothing.contrast(0.001), smoothing.ablation(4)):
+        smoothing.predict(net, flat, noise=noise, n=20, key=KEY)
+
+
+def test_a_certificate_is_printed_in_a_line():
+    found = smoothing.certify(
+        linear, jnp.array([[0.5, 0.2], [-0.4, 0.1], [0.0, 0.1]]), noise=smoothing.gaussian(0.25), n=1000, key=KEY
+    )
+    assert found.prediction.tolist() == [0, 1, -1]
+    said = str(found)
+    assert said == repr(found)
+    assert "3 examples, gaussian 0.25 noise: 33.3% abstain" in said
+    assert "confidence 0.999 each" in said
+    shown = float(said.split("median l2 radius at least ")[1].split()[0])
+    assert 0 < shown <= sorted(found.radius)[1] < shown + 1e-4
+    assert "array" not in said
+    assert len(said) < 200
