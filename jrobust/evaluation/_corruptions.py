@@ -14,18 +14,18 @@ import numpy as np
 
 from jrobust._checks import check_classes, check_count, check_inside, check_key
 from jrobust._digest import digest
-from jrobust._model import Random, functional, warn_if_random
+from jrobust._model import functional, warn_if_random
 from jrobust._progress import progress_bar
-from jrobust._records import header_of, open_records
+from jrobust._records import open_records
 from jrobust._statistics import Accuracy, Average, average, proportion
 from jrobust.corruptions import Corruption
 from jrobust.corruptions._base import rendered
 from jrobust.corruptions._linear import level as cut
 from jrobust.data import Corrupted
 from jrobust.evaluation._checks import Data, check_data
-from jrobust.evaluation._execute import judged
+from jrobust.evaluation._execute import draws_of, judged
 from jrobust.evaluation._results import Table
-from jrobust.evaluation._stream import batches
+from jrobust.evaluation._stream import batches, header
 from jrobust.typing import Side
 
 SUMMARY = "corruption_errors.json"
@@ -128,7 +128,7 @@ def _wrong(leaves: Any, key: Any, index: Any, x: Any, y: Any, *, apply: Any, rou
     if x.dtype == jnp.uint8:
         x = x.astype(jnp.float32) / 255
     x = cut(x, jnp.floor) if rounded else x
-    if isinstance(apply, Random):
+    if draws_of(apply) is not None:
         logits = jax.vmap(lambda i, z, label: judged(apply, leaves, label, key, i).outputs(z))(index, x, y)
     else:
         logits = apply(leaves, x)
@@ -225,8 +225,7 @@ def corruption_errors(
     random = {
         n for n, c in corruptions.items() if isinstance(c, Corruption) and any(c.draws(shape, s) for s in which[n])
     }
-    draws = f.apply.n if isinstance(f.apply, Random) else None
-    return CorruptionErrors(clean, wrong, which, frozenset(random), draws)
+    return CorruptionErrors(clean, wrong, which, frozenset(random), draws_of(f.apply))
 
 
 def planned(corruptions: Any, severities: Any, data: Data) -> dict[str, tuple[int, ...]]:
@@ -286,14 +285,7 @@ def _batch(
 
 
 def _header(f: Any, corruptions: Any, which: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    judge = {"judge": "draws of the key and the example"} if isinstance(f.apply, Random) else {}
-    return (
-        header_of(f, key, hashed)
-        | judge
-        | {
-            "kind": "corruptions",
-            "n": data.n,
-            "severities": {name: list(s) for name, s in which.items()},
-            "corruptions": {name: digest(c) for name, c in corruptions.items()},
-        }
-    )
+    return header("corruptions", f, key, hashed, data) | {
+        "severities": {name: list(s) for name, s in which.items()},
+        "corruptions": {name: digest(c) for name, c in corruptions.items()},
+    }

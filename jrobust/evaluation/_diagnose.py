@@ -104,8 +104,8 @@ def _probe(threat: Threat, leaves: Any, key: Any, x: Any, y: Any, *, apply: Any,
         facts = {
             "logits": logits,
             "clean": f.value(logits),
-            "open": f.value(f.outputs(at))
-            < 0,  # where it is wrong already there is nothing to climb (and DLR may be constant)
+            # where it is wrong already there is nothing to climb (and DLR may be constant)
+            "open": f.value(f.outputs(at)) < 0,
             "zero": {name: steepness(surrogate) == 0 for name, surrogate in surrogates.items()},
             "few": pgd(steps=_FEW).solve(k_few, f, s).value,
             "many": pgd(steps=_MANY).solve(k_many, f, s).value,

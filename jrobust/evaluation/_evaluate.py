@@ -12,15 +12,15 @@ import numpy as np
 
 from jrobust._checks import check_classes, check_count, check_key, check_shard
 from jrobust._digest import digest
-from jrobust._model import Random, functional, warn_if_random
+from jrobust._model import functional, warn_if_random
 from jrobust._oracle import Oracle, RadiusOracle
 from jrobust._placement import check_local
-from jrobust._records import header_of, open_records
+from jrobust._records import open_records
 from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
-from jrobust.evaluation._execute import Executor
+from jrobust.evaluation._execute import Executor, draws_of
 from jrobust.evaluation._results import Evaluation
-from jrobust.evaluation._stream import batches, stream
+from jrobust.evaluation._stream import batches, header, stream
 from jrobust.evaluation._tally import Tally
 from jrobust.sets import Threat
 
@@ -164,8 +164,7 @@ def evaluate_above(
         stream(
             executor, threat, oracles, data, tallies, records, progress, {} if above is None else above.results, share
         )
-        draws = f.apply.n if isinstance(f.apply, Random) else None
-        results = {name: tally.result(records, draws) for name, tally in tallies.items()}
+        results = {name: tally.result(records, draws_of(f.apply)) for name, tally in tallies.items()}
     finally:
         if records is not None:
             records.close()
@@ -197,18 +196,11 @@ def _describe(threat: Threat) -> str:
 
 
 def _header(f: Any, threat: Threat, oracles: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
-    judge = {"judge": "draws of the key and the example"} if isinstance(f.apply, Random) else {}
-    return (
-        header_of(f, key, hashed)
-        | judge
-        | {
-            "kind": "evaluation",
-            "n": data.n,
-            "threat": _describe(threat),
-            "threat_digest": digest(threat),
-            "oracles": {name: [o.name, o.side, o.confidence, digest(o)] for name, o in oracles.items()},
-        }
-    )
+    return header("evaluation", f, key, hashed, data) | {
+        "threat": _describe(threat),
+        "threat_digest": digest(threat),
+        "oracles": {name: [o.name, o.side, o.confidence, digest(o)] for name, o in oracles.items()},
+    }
 
 
 def _alarm(evaluation: Evaluation) -> None:

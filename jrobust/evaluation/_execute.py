@@ -41,10 +41,9 @@ def objective(apply: Any, leaves: Any, y: Any) -> Any:
     return classification(bind(_logits, leaves, apply=apply), y)
 
 
-def _asked(apply: Any, leaves: Any, y: Any, key: Any, index: Any) -> Any:
-    """The objective that oracles are given: other draws than the judge's, which no attack may see."""
-    f = objective(apply, leaves, y)
-    return f if f.draws is None else f.at(jax.random.fold_in(jax.random.fold_in(key, index), _JUDGE + 1))
+def draws_of(apply: Any) -> int | None:
+    """Over how many draws a random model's answer is the mean; None: it is not random."""
+    return apply.n if isinstance(apply, Random) else None
 
 
 def judged(apply: Any, leaves: Any, y: Any, key: Any, index: Any) -> Any:
@@ -52,8 +51,17 @@ def judged(apply: Any, leaves: Any, y: Any, key: Any, index: Any) -> Any:
 
     They depend on ``key`` and ``index`` alone, so clean predictions and witnesses of all oracles meet the same function.
     """
+    return _drawn(apply, leaves, y, key, index, _JUDGE)
+
+
+def _asked(apply: Any, leaves: Any, y: Any, key: Any, index: Any) -> Any:
+    """The objective that oracles are given: other draws than the judge's, which no attack may see."""
+    return _drawn(apply, leaves, y, key, index, _JUDGE + 1)
+
+
+def _drawn(apply: Any, leaves: Any, y: Any, key: Any, index: Any, who: int) -> Any:
     f = objective(apply, leaves, y)
-    return f if f.draws is None else f.at(jax.random.fold_in(jax.random.fold_in(key, index), _JUDGE))
+    return f if f.draws is None else f.at(jax.random.fold_in(jax.random.fold_in(key, index), who))
 
 
 def _key(key: Any, index: Any, path: tuple[Any, ...]) -> Any:

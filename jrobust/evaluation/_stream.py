@@ -9,12 +9,19 @@ import numpy as np
 from jrobust._iterate import violated
 from jrobust._oracle import RadiusOracle
 from jrobust._progress import progress_bar
+from jrobust._records import header_of
 from jrobust.evaluation import _checks
 from jrobust.evaluation._checks import Data
-from jrobust.evaluation._execute import Answer, Executor, Rows
+from jrobust.evaluation._execute import Answer, Executor, Rows, draws_of
 from jrobust.evaluation._results import Result
 from jrobust.evaluation._tally import Tally, blank, is_shape
 from jrobust.sets import Threat
+
+
+def header(kind: str, f: Any, key: Any, hashed: list[str], data: Data) -> dict[str, Any]:
+    """What identifies a run of this wing, on disk: another of these is another run."""
+    judge = {} if draws_of(f.apply) is None else {"judge": "draws of the key and the example"}
+    return header_of(f, key, hashed) | judge | {"kind": kind, "n": data.n}
 
 
 def batches(index: np.ndarray, size: int) -> Iterator[np.ndarray]:

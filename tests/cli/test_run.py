@@ -10,6 +10,13 @@ import pytest
 from jrobust.cli import main
 from jrobust.evaluation import PROTOCOLS
 
+OF_A_RUN = (
+    "evaluate --oracle clean --eps 0.02 --n 8 --quiet",
+    "evaluate --corruptions brightness --severities 1 --n 8 --quiet",
+    "certify --sigma 0.1 --n 20 --examples 4 --quiet",
+    "attack --method uap --eps 0.05 --n 20 --steps 2",
+)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -65,15 +72,7 @@ def test_certify_in_shards(run, capsys, monkeypatch):
     assert len(a) == 10
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "evaluate --oracle clean --eps 0.02 --n 8 --quiet",
-        "evaluate --corruptions brightness --severities 1 --n 8 --quiet",
-        "certify --sigma 0.1 --n 20 --examples 4 --quiet",
-        "attack --method uap --eps 0.05 --n 20 --steps 2",
-    ],
-)
+@pytest.mark.parametrize("words", OF_A_RUN)
 def test_a_run_goes_on_by_another_spelling_of_its_path(run, tmp_path, capsys, monkeypatch, words):
     there, moved = tmp_path / "there", tmp_path / "moved"
     shutil.copytree(run, there, ignore=shutil.ignore_patterns("evaluate-*", "certify-*", "attack-*"))
@@ -161,15 +160,7 @@ def test_an_option_of_other_commands_is_not_suggested_again(shard, capsys):
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "evaluate --oracle clean --eps 0.02 --n 8 --quiet",
-        "evaluate --corruptions brightness --severities 1 --n 8 --quiet",
-        "certify --sigma 0.1 --n 20 --examples 4 --quiet",
-        "attack --method uap --eps 0.05 --n 20 --steps 2",
-    ],
-)
+@pytest.mark.parametrize("words", OF_A_RUN)
 def test_the_next_command_can_be_typed(run, tmp_path, capsys, words):
     command, *rest = words.split()
     out = str(tmp_path / "<b>o's<b> $HOME")

@@ -70,9 +70,7 @@ def _steps(size: Any, lo: Any, hi: Any, key: Any, f: Any, x: Any, *, limit: int)
 
     def go(state: Any) -> Any:
         z, count = state
-        fresh = f.at(
-            jax.random.fold_in(key, count)
-        )  # of a random model: a walk along what judges it would fit its draws
+        fresh = f.at(jax.random.fold_in(key, count))  # a walk along what judges a random model would fit its draws
         gradient = jax.grad(lambda z: fresh.climb(ce, z)[0])(z)
         return jnp.clip(z + size * jnp.sign(gradient), lo, hi).astype(z.dtype), count + 1
 

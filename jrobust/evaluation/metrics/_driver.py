@@ -73,9 +73,7 @@ def length(d: Any, kind: str) -> Any:
 def _run(measure: Any, leaves: Any, key: Any, index: Any, x: Any, y: Any, more: Any, *, apply: Any) -> Any:
     def one(i: Any, z: Any, label: Any, *more: Any) -> Any:
         key_i, f = jax.random.fold_in(key, i), objective(apply, leaves, label)
-        if (
-            f.draws is not None
-        ):  # of a random model each example keeps draws of its own: what differs between points is the point
+        if f.draws is not None:  # each example keeps draws of its own: what differs between points is the point
             key_i, drawn = jax.random.split(key_i)
             f = f.at(drawn)
         return measure(key_i, f, z, *more)

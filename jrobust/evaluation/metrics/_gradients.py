@@ -114,9 +114,8 @@ def gradient_structure(
     if not 0 <= cutoff < np.sqrt(2):
         raise ValueError(f"gradient_structure: cutoff lies in [0, sqrt(2)), got {cutoff!r}")
     found = each(bind(_structure, cutoff), model, x, y, key=key, batch_size=batch_size, by="gradient_structure")
-    shares = {
-        name: np.minimum(found[name].astype(np.float64), 1.0) for name in ("high_frequency", "cosine")
-    }  # but for rounding
+    # rounding may put a share above 1
+    shares = {name: np.minimum(found[name].astype(np.float64), 1.0) for name in ("high_frequency", "cosine")}
     sizes = {name: found[name].astype(np.float64) for name in ("l1", "l2", "linf", "alignment")}
     return GradientStructure(
         **{name: Scores(v, "estimate", {}) for name, v in sizes.items()},
