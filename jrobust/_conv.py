@@ -10,11 +10,12 @@ import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jrobust._named import Named, concatenated
-from jrobust.typing import Array
+from jrobust.typing import Array, PyTree
 
 # With more slices than this the program is too long to compile quickly; such a convolution stays as it is.
 _MAX_SLICES = 1024
@@ -22,6 +23,9 @@ _MAX_SLICES = 1024
 # Numbers that one tap contributes to a dot (measured in loops: experiments/bench/cliff.py): with few, all taps share a dot;
 # with many, each has its own, for patches would cost more to copy than the dots lose; between them, a row of taps.
 _NARROW, _DEEP = 8, 64
+
+# Numbers from which a copy of an array costs less than fusing what makes it into its transpose.
+_LARGE = 2**20
 
 
 class _Axis(NamedTuple):
@@ -226,10 +230,28 @@ def _by_positions(x, w, axes, spatial, kind) -> Named:
             for n, a, start in zip(spatial, axes, starts, strict=True)
         }
         windows.append(x.cut(spans))
-    out = _dot(concatenated(windows, "b"), w, kind)
+    # a dot transposes its left operand: the kernel is smaller, and where large not what comes before it, entry by entry, as well
+    w = w._replace(array=stored(w.array)) if w.array.size >= _LARGE else w.settled()
+    out = _dot(w, concatenated(windows, "b"), kind)
     b, batch = out.names.index("b"), x.size("b")
     shape = [*out.array.shape[:b], *(a.out for a in axes), batch, *out.array.shape[b + 1 :]]
     return Named(out.array.reshape(shape), [*out.names[:b], *spatial, *out.names[b:]])
+
+
+@jax.custom_jvp
+def stored(values: PyTree) -> PyTree:
+    """The same arrays, held in memory: XLA on CPU fuses cheap operations into every use that they have, but not through a branch.
+
+    >>> float(stored(jnp.ones(())))
+    1.0
+    """
+    always = lax.optimization_barrier(jnp.asarray(True))
+    return lax.cond(always, lambda v: v, lambda v: jax.tree.map(jnp.zeros_like, v), values)
+
+
+@stored.defjvp
+def _stored_jvp(primals: tuple[PyTree], tangents: tuple[PyTree]) -> tuple[PyTree, PyTree]:
+    return stored(*primals), tangents[0]
 
 
 def _groups(x: Named) -> list[str]:

@@ -15,7 +15,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jrobust import _jaxpr
-from jrobust._conv import conv_as_dot
+from jrobust._conv import conv_as_dot, stored
 from jrobust.typing import PyTree
 
 # Primitives that only run the jaxprs among their parameters, on arrays: safe to run with rewritten ones.
@@ -225,6 +225,15 @@ def rewrite(fn: Callable[..., Any]) -> Callable[..., Any]:
         return _run(lambda args, kwargs: fn(*args, **kwargs), args, kwargs)
 
     return rewritten
+
+
+def kept(values: PyTree) -> PyTree:
+    """The same arrays, computed once on CPU, where XLA would compute them again in every use; on other platforms as they are.
+
+    >>> float(jax.grad(lambda x: kept(x) ** 2)(3.0))
+    6.0
+    """
+    return stored(values) if _slow_convolutions() else values
 
 
 def _slow_convolutions() -> bool:

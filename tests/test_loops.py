@@ -440,3 +440,34 @@ def test_map_where_over_all_is_a_plain_vmap_whose_gradient_is_shared(key):
     each = f"f32[{size},{width},{n},3]"  # the weights' gradient of each example by itself
     assert each not in shapes(None)
     assert each in shapes(jnp.ones(n, bool))
+
+
+def test_kept_is_the_identity_with_its_derivative_and_one_place_in_memory(monkeypatch):
+    x = jnp.array([-1.0, 2.0, jnp.nan, jnp.inf])
+
+    def twice(x):
+        (v,) = _loops.kept([jnp.where(x > 0, x, 0.5 * x) + 1.0])
+        return v, v[::-1]
+
+    plain = jnp.where(x > 0, x, 0.5 * x) + 1.0
+    np.testing.assert_array_equal(jax.jit(twice)(x)[0], plain)
+    np.testing.assert_array_equal(jax.vmap(twice)(x[:, None])[0][:, 0], plain)
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(twice(x)[0]))(x[:2]), [0.5, 1.0])
+    np.testing.assert_array_equal(jax.jvp(lambda x: twice(x)[0], (x[:2],), (jnp.ones(2),))[1], [0.5, 1.0])
+    assert "conditional(" in jax.jit(twice).lower(x).compile().as_text()  # XLA has not seen through it
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "cond" not in str(jax.make_jaxpr(lambda x: twice(x))(x))
+
+
+def test_the_weight_gradient_of_a_large_cotangent_agrees_with_lax():
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x, g = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(300, 16, 16, 3), (300, 8, 8, 56)]))
+    assert g.size >= 2**20
+
+    def gradient(w):
+        return jax.vjp(lambda w: lax.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=numbers), w)[1](g)[0]
+
+    w = jnp.zeros((3, 3, 3, 56))
+    np.testing.assert_allclose(_loops.rewrite(gradient)(w), gradient(w), rtol=1e-4, atol=1e-3)
+    text = jax.jit(_loops.rewrite(gradient)).lower(w).compile().as_text()
+    assert "convolution(" not in text

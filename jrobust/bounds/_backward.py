@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jrobust import _loops
 from jrobust._program import Equation
 from jrobust.bounds._affine import ELEMENTWISE, LINEAR, filled, function
 from jrobust.bounds._machine import within
@@ -18,6 +19,9 @@ from jrobust.bounds._problem import Env, Problem, mask_of, relaxable
 from jrobust.bounds._rounding import line_error, straight, sum_error, weighted, weighted_error
 from jrobust.bounds._tables import RELAX, Interval, is_affine
 from jrobust.typing import Array
+
+# Entries of a value from which its lines are kept: every row goes through them, and would compute them again.
+_LARGE = 1024
 
 
 class Lines(NamedTuple):
@@ -57,6 +61,8 @@ def lines(problem: Problem, k: int, values: Sequence[Any], out: Interval, theta:
     operands, own = [v for v, d in zip(values, mask, strict=True) if d], [filled(side, mask, values) for side in sides]
     entrywise = eqn.name in ELEMENTWISE and all(v.lo.shape == out.lo.shape for v in operands)
     diagonals = [_diagonal(side, operands) for side in own] if entrywise else None
+    if diagonals is not None and out.lo.size >= _LARGE:
+        diagonals = _loops.kept(diagonals)
     if not problem.rounding:
         return Lines(sides, None, diagonals)
     if not straight(eqn, [v.lo.shape for v in operands]):

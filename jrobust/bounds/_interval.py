@@ -37,7 +37,7 @@ defaffine("scatter scatter-add", "+k+", mixes)
 defaffine("reduce_sum cumsum reduce_window_sum", "+", mixes)
 
 # Monotone.
-defmonotone("max min clamp reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin")
+defmonotone("clamp reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin")
 defmonotone("exp exp2 expm1 log log1p tanh logistic sqrt cbrt erf atan asin acosh sinh asinh sign floor ceil round")
 defmonotone("softplus selu soft_sign sparse_plus logsumexp")
 defmonotone("rsqrt erfc acos not", "-")
@@ -53,6 +53,19 @@ def _hull(*corners: Array) -> Interval:
     for c in corners[1:]:
         lo, hi = jnp.minimum(lo, c), jnp.maximum(hi, c)
     return Interval(lo, hi)
+
+
+def _larger(a: Any, b: Any) -> Array:
+    """`jnp.maximum`, at ties ``b``: its own derivative divides by the number of largest operands."""
+    return jnp.where((a > b) | (a != a), a, b)
+
+
+def _smaller(a: Any, b: Any) -> Array:
+    return jnp.where((a < b) | (a != a), a, b)
+
+
+definterval("max", lambda eqn, x, y: [Interval(*(_larger(*both) for both in zip(ends(x), ends(y), strict=True)))])
+definterval("min", lambda eqn, x, y: [Interval(*(_smaller(*both) for both in zip(ends(x), ends(y), strict=True)))])
 
 
 # Products of a dot of two bounded operands that are written out, in numbers: 1 MiB of float32, about what coefficients take.

@@ -8,6 +8,7 @@ later rule can make such a value look bounded: operations pass NaN on, and `inte
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jrobust._program import Equation
@@ -18,10 +19,11 @@ from jrobust.typing import Array
 def intersect(a: Interval, b: Interval) -> Interval:
     """The interval ``a``, tightened by the bounds ``b`` of a pass in real arithmetic: where ``a`` is finite, so nothing overflows."""
     sound = jnp.isfinite(a.lo) & jnp.isfinite(a.hi)
-    lo = jnp.where(sound & jnp.isfinite(b.lo), jnp.maximum(a.lo, b.lo), a.lo)
-    return Interval(lo, jnp.where(sound & jnp.isfinite(b.hi), jnp.minimum(a.hi, b.hi), a.hi))
+    lo = jnp.where(sound & jnp.isfinite(b.lo) & (b.lo > a.lo), b.lo, a.lo)
+    return Interval(lo, jnp.where(sound & jnp.isfinite(b.hi) & (b.hi < a.hi), b.hi, a.hi))
 
 
+@jax.custom_jvp
 def whole(v: Interval, fails: Any = False) -> Interval:
     """A float interval, anything where an end is NaN or the operation ``fails``; ends that overflowed are rounded outward."""
     fails = fails | jnp.isnan(v.lo) | jnp.isnan(v.hi)
@@ -29,6 +31,12 @@ def whole(v: Interval, fails: Any = False) -> Interval:
     return Interval(
         jnp.where(fails, jnp.nan, jnp.minimum(v.lo, most)), jnp.where(fails, jnp.nan, jnp.maximum(v.hi, -most))
     )
+
+
+@whole.defjvp
+def _whole_jvp(primals: Any, tangents: Any) -> Any:
+    """Of numbers it is the identity, and elsewhere nothing has a derivative."""
+    return whole(*primals), tangents[0]
 
 
 def never_nan(bound: Array) -> Array:

@@ -163,3 +163,17 @@ def test_overflow_beats_real_arithmetic():
         assert jnp.all(hi == jnp.inf)
         _, hi = jr.bounds.output_bounds(lambda z: jnp.minimum(z * 3e38 * 10.0 * 1e-38, 1e3), S, method=method)
         assert jnp.all(hi >= 1e3)
+
+
+def test_of_equal_operands_one_has_the_gradient_and_nan_is_kept():
+    """An interval's `max` and `min` are those of lax, in value; in the derivative a tie is the second operand's, as ReLU's at 0."""
+
+    def lower(x, f):
+        s = jr.sets.linf(0.0)(jnp.zeros(2))
+        return jnp.sum(jr.bounds.output_bounds(lambda z: f(x + z), s, method=jr.bounds.ibp())[0])
+
+    x = jnp.array([0.0, 2.0])
+    np.testing.assert_array_equal(jax.grad(lower)(x, jax.nn.relu), [0.0, 1.0])
+    np.testing.assert_array_equal(jax.grad(lower)(x, lambda z: jnp.minimum(z, 0.0)), [0.0, 0.0])
+    for f in (lambda z: jnp.maximum(z, 1.0), lambda z: jnp.minimum(1.0, z)):
+        assert lower(jnp.array([jnp.nan, 0.0]), f) == -jnp.inf
