@@ -43,9 +43,10 @@ def made(train: Train, model: Any, batch: int) -> tuple[Any, ...]:
     apply, params, rest = jr.nnx.functional(model)
     if train.method in PAIRS:
         params, rest = ({"student": tree, "teacher": tree} for tree in (params, rest))
+    loss = jr.objectives.cross_entropy(apply)
     constant = lambda x: jnp.zeros((len(x), 10))  # noqa: E731
     setting = Setting(
-        loss=jr.objectives.cross_entropy(apply),
+        loss=loss if train.scale == 1 else jr.training.sharpened(loss, train.scale),
         eps=train.eps,
         ramp=lambda t: train.eps,
         kappa=lambda t: train.kappa,
@@ -62,6 +63,7 @@ def made(train: Train, model: Any, batch: int) -> tuple[Any, ...]:
         net=model,
         sigma=train.sigma,
         samples=train.samples,
+        sensitive=train.sensitive,
     )
     tx = optimiser(dataclasses.replace(train, schedule="steps"), 1000)  # a cyclic rate begins at 0
     step, memory = step_and_memory(train.method, setting, tx)

@@ -28,7 +28,7 @@ import tyro
 import jrobust as jr
 from experiments.training_study import RECORDS, read
 from jrobust import data, training
-from jrobust.cli._methods import SMOOTHED
+from jrobust.cli._methods import APART, SMOOTHED
 from jrobust.cli._train import Train
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -37,7 +37,7 @@ SIGMAS = (0.25, 0.5, 1.0)
 RADII = tuple(0.25 * i for i in range(13))
 SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 LEVELS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of training, for --interference
-METHODS = ("natural", *SMOOTHED)
+METHODS = ("natural", *(m for m in SMOOTHED if m not in APART))
 # forward and backward passes of one epoch: copies of each image, times one and the steps of the attack
 COST = {
     "natural": 1,

@@ -1,4 +1,4 @@
-"""What of training fits no single command: pruned nets, mistakes that cost differently, nets that cannot stretch.
+"""What the study of all methods does not measure: pruned nets, mistakes that cost differently, nets that cannot stretch.
 
 Command:  python -m experiments.training_parts [--seeds 3] [--only PART ...]; --table alone prints the tables of experiments/README.md. Runs
           that are on record are not run again.
@@ -10,7 +10,7 @@ Hardware: 2 CPU cores; a quarter of an hour.
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import jax
 import numpy as np
 import optax
 import tyro
-from flax import nnx
 
 import jrobust as jr
 from jrobust import data, training
+from jrobust.cli._methods import costs_of
 
 RECORDS = Path(__file__).parent / "records" / "training_parts.jsonl"
 EPS, EPS_L2, SIGMA, KEEP, SCALE = 0.1, 0.5, 0.25, 0.1, 10.0
@@ -96,8 +96,7 @@ def margins(seed: int) -> Iterable[tuple[str, dict[str, float]]]:
     digits = data.load("digits")
     net = jr.models.create("cnn-small", shape=(8, 8, 1), classes=10, seed=seed)
     apply, params, rest = jr.nnx.functional(net)
-    costs = np.zeros((10, 10))
-    costs[list(SENSITIVE)] = 1
+    costs = costs_of(10, SENSITIVE)
     for name, weight in (("noise", 0.0), ("margin-cs", 3.0)):
         loss = training.margin_cs(jr.objectives.cross_entropy(apply), costs, sigma=SIGMA, weight=weight)
         model = jr.nnx.merge(net, *fitted(loss, params, rest, seed, 40))
@@ -107,24 +106,6 @@ def margins(seed: int) -> Iterable[tuple[str, dict[str, float]]]:
         far = right & (cert.radius > 0.25)
         found = {"at_0": right, "at_025": far, "sensitive_at_0": right[chosen], "sensitive_at_025": far[chosen]}
         yield name, {key: float(np.mean(v)) for key, v in found.items()}
-
-
-class Spectral(nnx.Module):
-    """The perceptron, each layer divided by its spectral norm."""
-
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.layers = nnx.List(
-            [
-                jr.models.Spectral(nnx.Linear(a, b, rngs=rngs), (a,), rngs=rngs)
-                for a, b in ((64, 256), (256, 256), (256, 10))
-            ]
-        )
-
-    def __call__(self, x: Any) -> Any:
-        x = x.reshape(len(x), -1)
-        for layer in self.layers[:-1]:
-            x = nnx.relu(layer(x))
-        return self.layers[-1](x)
 
 
 def nets(seed: int) -> Iterable[tuple[str, dict[str, float]]]:
@@ -138,30 +119,20 @@ def nets(seed: int) -> Iterable[tuple[str, dict[str, float]]]:
     for name, net in (
         ("mlp", create("mlp")),
         ("mlp, pgd", create("mlp")),
-        ("spectral", Spectral(rngs=nnx.Rngs(seed))),
+        ("spectral", create("spectral-mlp")),
         ("bjorck", create("lipschitz-mlp")),
         ("cayley", create("lipschitz-cnn")),
     ):
         apply, params, rest = jr.nnx.functional(net)
-        loss, epochs = jr.objectives.cross_entropy(scaled(apply)), 220
+        plain = jr.objectives.cross_entropy(apply)
+        loss, epochs = training.sharpened(plain, SCALE), 220
         if name == "mlp, pgd":
-            robust = jr.objectives.cross_entropy(apply)
-            loss, epochs = jr.worst_case(robust, threat, jr.attacks.pgd(steps=10, keep="last")), 20
+            loss, epochs = jr.worst_case(plain, threat, jr.attacks.pgd(steps=10, keep="last")), 20
         model = jr.nnx.merge(net, *fitted(loss, params, rest, seed, epochs))
         model.eval()
         constant = getattr(model, "constant", None)
         proof = jr.bounds.lipschitz() if constant is None else jr.bounds.margin(constant)
         yield name, judged(model, threat, proven=proof)
-
-
-def scaled(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """The net with its logits scaled up: of a net that cannot stretch they differ by little."""
-
-    def times(params: Any, rest: Any, x: Any, *, train: bool) -> Any:
-        out, rest = apply(params, rest, x, train=train)
-        return SCALE * out, rest
-
-    return times
 
 
 PARTS = {"hydra": hydra, "margins": margins, "nets": nets}

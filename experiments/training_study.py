@@ -23,11 +23,11 @@ import tyro
 
 import jrobust as jr
 from jrobust import data, training
-from jrobust.cli._methods import CERTIFIED, METHODS, NEEDS, SMOOTHED
+from jrobust.cli._methods import APART, CERTIFIED, METHODS, NEEDS, SMOOTHED
 from jrobust.cli._presets import PRESETS
 from jrobust.cli._train import Train
 
-STUDIED = tuple(m for m in METHODS if m not in SMOOTHED)  # those under noise: smoothing_study.py
+STUDIED = tuple(m for m in METHODS if m not in (*SMOOTHED, *APART))  # those under noise: smoothing_study.py
 RECORDS = Path(__file__).parent / "records"
 ATTACK_STEPS, REPLAYS = 10, 8
 TEACHERS = {"standard": "natural", "teacher": "pgd"}  # trained at their own budget, which is not counted

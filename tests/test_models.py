@@ -30,7 +30,17 @@ def test_every_model_takes_a_batch(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["mlp", "cnn-small", "cnn-medium", "cnn-7", "preact-resnet-18", "vit-tiny", "lipschitz-mlp", "lipschitz-cnn"],
+    [
+        "mlp",
+        "cnn-small",
+        "cnn-medium",
+        "cnn-7",
+        "preact-resnet-18",
+        "vit-tiny",
+        "lipschitz-mlp",
+        "lipschitz-cnn",
+        "spectral-mlp",
+    ],
 )
 def test_small_and_odd_images(name):
     shape = (8, 8, 1) if name == "vit-tiny" else (7, 9, 1)
@@ -125,7 +135,9 @@ def test_bad_input(call, message):
         call()
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn-7", "preact-resnet-18", "vit-tiny", "lipschitz-mlp", "lipschitz-cnn"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn-7", "preact-resnet-18", "vit-tiny", "lipschitz-mlp", "lipschitz-cnn", "spectral-mlp"]
+)
 def test_every_model_parts_after_its_first_layer(name):
     net = models.create(name, shape=(8, 8, 1), classes=4)
     apply, params, rest = functional(net)

@@ -1,4 +1,4 @@
-"""The study of what no single command trains: its tables are those of its records, and each part shows what it is for."""
+"""The study of parts by what they are for: its tables are those of its records, and each part shows what it is for."""
 
 from pathlib import Path
 from statistics import mean
@@ -6,6 +6,8 @@ from statistics import mean
 import pytest
 
 from experiments import training_parts as parts
+from jrobust.cli._methods import APART
+from jrobust.cli._presets import PRESETS
 
 README = (Path(parts.__file__).parent / "README.md").read_text()
 RECORDS = parts.read()
@@ -29,6 +31,13 @@ def test_attacks_and_radii_are_ordered():
         else:
             assert r["at_025"] <= r["at_0"]
             assert r["sensitive_at_025"] <= r["sensitive_at_0"]
+
+
+def test_each_part_can_be_trained_by_the_command():
+    trains = [p.train for p in PRESETS.values()]
+    assert set(APART) <= {t.method for t in trains} & {r["name"] for r in RECORDS}
+    nets = {"lipschitz-mlp", "lipschitz-cnn", "spectral-mlp"}
+    assert {t.model for t in trains if t.scale == parts.SCALE} == nets
 
 
 def test_each_part_shows_what_it_is_for():

@@ -8,9 +8,9 @@ from statistics import mean
 import pytest
 
 from experiments import training_study as study
-from jrobust.cli._methods import METHODS, SMOOTHED
+from jrobust.cli._methods import APART, METHODS, SMOOTHED
 
-STUDIED = [m for m in METHODS if m not in SMOOTHED]  # those under noise are in the study of smoothing
+STUDIED = [m for m in METHODS if m not in (*SMOOTHED, *APART)]  # those under noise are in the study of smoothing
 README = Path(study.__file__).parent / "README.md"
 RECORDS = [json.loads(line) for line in (study.RECORDS / "training_digits.jsonl").read_text().splitlines()]
 
@@ -97,6 +97,7 @@ def test_the_docs_name_every_method():
         "union-max": "union",
         "union-mean": "union",
         "defensive-distillation": "defensive distillation",
+        "hydra": "HYDRA",
     }
     for method in METHODS:
         assert re.search(names.get(method, method), text, re.IGNORECASE), method

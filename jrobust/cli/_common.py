@@ -65,7 +65,7 @@ _PARTS = ("each", "lavan", "minimize", "patch", "placed", "rp2", "steepest", "tr
 
 
 def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any]:
-    """The oracles behind names; "clean" needs none.
+    """The oracles behind names; "clean" needs none, "margin" is None until `of_model` has seen the model.
 
     Raises:
       ValueError: an unknown name; the nearest is suggested.
@@ -74,6 +74,8 @@ def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any
         "clean": lambda: None,
         **{name.replace("_", "-"): getattr(jr.attacks, name) for name in jr.attacks.__all__ if name not in _PARTS},
         "pgd": lambda: jr.restarts(jr.attacks.pgd(steps=steps), restarts),
+        "margin": lambda: None,  # `of_model`
+        "lipschitz": jr.bounds.lipschitz,
         "ibp": jr.bounds.ibp,
         "crown-ibp": jr.bounds.crown_ibp,
         # the ladder proves what CROWN proves, and asks the dear bound only where the cheap ones stay open
@@ -82,6 +84,22 @@ def oracles(names: Sequence[str], *, steps: int, restarts: int) -> dict[str, Any
     for name in names:
         pick(name, known, "oracle")
     return {name: known[name]() for name in dict.fromkeys(names) if name != "clean"}
+
+
+def of_model(oracles: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """The oracles, with that of the margin, which takes the model's word for its Lipschitz constant.
+
+    Raises:
+      ValueError: a model without one.
+    """
+    if "margin" not in oracles:
+        return dict(oracles)
+    constant = getattr(model, "constant", None)
+    if constant is None:
+        raise ValueError(
+            "--oracle margin is for models that know their Lipschitz constant (lipschitz-mlp, lipschitz-cnn)"
+        )
+    return {**oracles, "margin": jr.bounds.margin(constant)}
 
 
 def transform(name: str) -> jr.transforms.Transform:

@@ -60,7 +60,7 @@ def evaluate(
       x: .npy file of inputs [N, ...] in [0, 1], for --model.
       y: .npy file of integer labels [N], for --model.
       oracle: clean; attacks: pgd, autoattack, apgd, fab, square, ... (every name of jr.attacks); proofs: ibp (fast, loose),
-        crown-ibp, crown (tight, slow).
+        crown-ibp, crown (tight, slow); lipschitz; with --norm l2 of lipschitz-mlp and lipschitz-cnn: margin.
       eps: radii in input units, as many as you like (0.1, 8/255); by default the run's own.
       norm: of the perturbation; of l0 and l0-pixels, --eps is how many entries or pixels may change.
       transform: what changes in the images instead of a norm: rotation, rotation-translation, flow, hue, brightness, colour-filter,
@@ -107,6 +107,7 @@ def evaluate(
     oracles = _common.oracles(oracle, steps=steps, restarts=restarts)
     models = [_common.load_model(name) for name in surrogate]
     net, xs, ys, trained = _subject(run, model, x, y, split, data_dir, best)
+    oracles = _common.of_model(oracles, net)
     if substitute is not None:
         learned, xs, ys = _substitute(substitute, net, xs, ys, seeds, seed, quiet)
         models.append(learned)

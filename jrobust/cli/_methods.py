@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import jrobust as jr
@@ -31,6 +32,8 @@ class Setting(NamedTuple):
       total, examples: steps of the whole training, and how large the training set is.
       net: the model, of `jr.models`: YOPO parts it after its first layer.
       sigma, samples: deviation of the noise and noisy copies of an example (None: the method's own), of methods for smoothing.
+      sensitive: classes whose mistakes cost something; none: all.
+      keep, masks: the share of the weights that stays, and which; None before that is known.
     """
 
     loss: jr.Loss
@@ -52,6 +55,9 @@ class Setting(NamedTuple):
     dtype: Any = None
     sigma: float = 0.5
     samples: int | None = None
+    sensitive: tuple[int, ...] = ()
+    keep: float = 0.1
+    masks: Any = None
 
     @property
     def batches(self) -> int:
@@ -161,6 +167,11 @@ def _cfa(beta: float | None) -> Callable[[Setting], Any]:
     return made
 
 
+def _hydra(s: Setting) -> Any:
+    """Its last stage: the weights that stay."""
+    return _pgd(s) if s.masks is None else training.finetuned(_pgd(s), s.masks)
+
+
 def _iaat(s: Setting) -> Any:
     return training.iaat(s.loss, s.threat, examples=s.examples, warmup=s.total * s.accumulate // 20, attack=s.steps)
 
@@ -219,6 +230,16 @@ def _smooth_mix(s: Setting) -> Any:
     return training.scheduled(lambda t: training.smooth_mix(s.loss, s.sigma, weight=on * _risen(s, t), **options))
 
 
+def costs_of(classes: int, sensitive: tuple[int, ...]) -> Any:
+    """[K, K]: to take an example of these classes for any other costs 1, other mistakes nothing."""
+    return np.isin(np.arange(classes), sensitive)[:, None] * np.ones(classes)
+
+
+def _margin_cs(s: Setting) -> Any:
+    costs = costs_of(s.classes, s.sensitive or tuple(range(s.classes)))
+    return training.margin_cs(s.loss, costs, sigma=s.sigma, **_noise(s))
+
+
 SMOOTHED: dict[str, Callable[[Setting], Any]] = {
     "noisy": lambda s: training.noisy(s.loss, s.sigma, samples=s.samples or 1),
     "stability": _stability,
@@ -226,8 +247,12 @@ SMOOTHED: dict[str, Callable[[Setting], Any]] = {
     "macer": _macer,
     "consistency": lambda s: training.consistency(s.loss, s.sigma, **_noise(s, 20.0 if s.sigma <= 0.25 else 10.0)),
     "smooth-mix": _smooth_mix,
+    "margin-cs": _margin_cs,
 }
 """Methods under noise, whose models are for ``jrobust certify``."""
+
+APART = ("hydra", "margin-cs")
+"""Methods that the studies of all at one budget say nothing about: experiments/training_parts.py measures what they are for."""
 
 
 METHODS: dict[str, Callable[[Setting], Any]] = {
@@ -273,6 +298,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "iad-ii": _wary(training.iad_ii, 40 / 200, "teacher", "standard"),
     "b-mtard": _taught(training.b_mtard, "teacher", "standard"),
     "defensive-distillation": lambda s: training.defensive_distillation(s.loss, s.teacher),
+    "hydra": _hydra,
     "ibp": _certified(jr.bounds.ibp()),
     "ibp-shi": lambda s: training.shi(s.loss, s.threat, eps=s.ramp),
     "crown-ibp": _certified(jr.bounds.crown_ibp()),

@@ -13,6 +13,7 @@ import numpy as np
 
 import jrobust as jr
 from jrobust import data, models, nnx, training
+from jrobust.cli import _stages
 from jrobust.cli._common import Number
 from jrobust.cli._methods import CERTIFIED, METHODS, NEEDS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser
@@ -33,14 +34,14 @@ class Train:
     """digits (comes with scikit-learn), or a set prepared by tensorflow_datasets: mnist, fashion_mnist, cifar10, ..."""
     model: str = "cnn-small"
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, wide-resnet-34-10, vit-tiny,
-    lipschitz-mlp or lipschitz-cnn"""
+    lipschitz-mlp, lipschitz-cnn or spectral-mlp"""
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, dkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa,
     cfa-trades, pgd-awp, trades-awp, pgd-gor, pgd-so, pgd-ls, trades-mixup, trades-cutmix; of linf, l2 and l1: union-max, union-mean;
     cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, ensemble; by a penalty: gradient-penalty, jacobian-penalty,
-    cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; on bounds, so that the model can be
-    certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise,
-    for "jrobust certify": noisy, stability, smooth-adv, macer, consistency, smooth-mix"""
+    cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; pruned: hydra; on bounds, so that
+    the model can be certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise,
+    for "jrobust certify": noisy, stability, smooth-adv, macer, consistency, smooth-mix, margin-cs"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10; of smooth-adv the l2 radius,
     64/255 to 512/255"""
@@ -84,13 +85,26 @@ class Train:
     """hat, ensemble, iad-ii, b-mtard: run directory of a model trained without attacks"""
     teacher: str | None = None
     """ard, rslad, iad-i, iad-ii, b-mtard: run directory of a robust model; defensive-distillation: of a run of its own without one"""
+    start: str | None = None
+    """run directory of the same model to begin with: its parameters and statistics; without one hydra trains one by pgd first, in
+    DIR/start, for as many epochs"""
+    keep: float = 0.1
+    """hydra: share of each array's weights that stays, in (0, 1]"""
+    search: Number = 1 / 6
+    """hydra: fraction of the epochs in which it is searched for the weights that stay; the others train them"""
+    first_lr: float | None = None
+    """hydra: learning rate of the stages before the last one, by default lr; each stage has the whole schedule"""
+    scale: float = 1.0
+    """the loss is that of the logits times this: 10, say, for lipschitz-mlp and lipschitz-cnn"""
     weight: float | None = None
     """mtl-ibp, cc-ibp, exp-ibp: weight of the bound, by default 0.5; sabr: size of the small box in radii, by default 0.4;
-    stability, macer, consistency, smooth-mix: weight of the second term, by default as published for CIFAR-10"""
+    stability, macer, consistency, smooth-mix, margin-cs: weight of the second term, by default as published for CIFAR-10"""
     sigma: Number = 0.5
     """methods under noise: its standard deviation, 0.12 to 1; it need not be the one that is certified"""
     samples: int | None = None
-    """methods under noise: noisy copies of each image, by default 1 of noisy and stability, 16 of macer, else 2"""
+    """methods under noise: noisy copies of each image, by default 1 of noisy and stability, 16 of macer and margin-cs, else 2"""
+    sensitive: tuple[int, ...] = ()
+    """margin-cs: the classes whose mistakes cost something, by default all"""
     eps_multiplier: float | None = None
     """train at this multiple of eps; by default 1.5 for ibp, ibp-shi, crown-ibp and crown-ibp-fused (bounds generalise better from larger
     boxes), else 1"""
@@ -152,6 +166,9 @@ def train(config: Train) -> Path:
         if name not in fixed:
             raise ValueError(f"{config.method} needs --{name} DIR, a run of --method {_FIXED[name]} on the same data")
     net = models.create(**described)  # before the directory is made: an unknown name leaves nothing behind
+    begun = None if config.start is None else _stages.begun(config.start, net)
+    if wrong := [k for k in config.sensitive if not 0 <= k < loaded.classes]:
+        raise ValueError(f"sensitive are classes in 0 .. {loaded.classes - 1}, got {', '.join(map(str, wrong))}")
 
     resolved = {**dataclasses.asdict(config), "epochs": epochs, "eps_multiplier": multiplier, "train_n": len(x)}
     for name in ("out", "resume", "quiet", "tensorboard"):
@@ -163,19 +180,26 @@ def train(config: Train) -> Path:
     level = config.sigma if config.method in SMOOTHED else config.eps
     out = config.out or f"runs/{dataset}-{config.model}-{config.method}-{level:g}-{config.seed}"
     run = training.start_run(out, resolved, resume=config.resume, ignore=("data_dir", "version"))
+    if begun is None and config.method in _stages.BEGIN:
+        begun = _stages.begun(str(train(_stages.first(config, run, epochs))), net)
 
     dtype = jnp.bfloat16 if config.bf16 else None
     apply, params, rest = nnx.functional(net, dtype=dtype)
     loss = jr.objectives.cross_entropy(apply)
+    if config.scale != 1:
+        loss = training.sharpened(loss, config.scale)
     key, for_init = jax.random.split(jax.random.key(config.seed))
-    if config.method in CERTIFIED:
+    if begun is not None:
+        params, rest = begun
+    elif config.method in CERTIFIED:
         params = models.ibp_init(for_init, params)
     model = apply
     if config.method in PAIRS:
         other = nnx.functional(models.create(**{**described, "seed": config.seed + 1}))
         params, rest = {"student": params, "teacher": other.params}, {"student": rest, "teacher": other.rest}
         model = lambda params, rest, x, *, train: apply(params["student"], rest["student"], x, train=train)  # noqa: E731
-    total = epochs * per_epoch
+    before = _stages.spent(config, epochs)
+    total = (epochs - before) * per_epoch
     count = total * updates(config.method, config.replays)
     tx = optimiser(config, count)
     hook = tested = _accuracy(model, loaded.test_x, loaded.test_y)
@@ -210,27 +234,35 @@ def train(config: Train) -> Path:
         dtype=dtype,
         sigma=config.sigma,
         samples=config.samples,
+        sensitive=config.sensitive,
+        keep=config.keep,
         **fixed,
     )
+    how: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "augment": _shifts if config.augment else None,
+        "resume": config.resume,
+        "show": not config.quiet,
+    }
+    if before:
+        again = jax.random.fold_in(key, 2)
+        setting, params, rest = _stages.searched(config, setting, params, rest, run, before, x, y, key=again, **how)
     step, memory = step_and_memory(config.method, setting, tx)
     state = training.fit(
         step,
         training.init(params, rest, tx, ema=config.ema, memory=memory),
         x,
         y,
-        epochs=epochs,
-        batch_size=config.batch_size,
+        epochs=epochs - before,
         key=key,
-        augment=_shifts if config.augment else None,
         run=run,
-        resume=config.resume,
         hook=hook,
         best="held_out_robust" if held else None,
         log=training.tensorboard(run / "tensorboard") if config.tensorboard else None,
-        show=not config.quiet,
+        **how,
     )
     right = tested(epochs, state)["test_accuracy"]
-    epochs = int(state.step) // per_epoch  # fewer where the patience was over
+    epochs = before + int(state.step) // per_epoch  # fewer where the patience was over
     print(f"{run}: {epochs} epochs, seed {config.seed}, clean test accuracy {right:.4f} (n={len(loaded.test_x)})")
     smoothed = config.method in SMOOTHED
     after = (
@@ -279,7 +311,7 @@ def _check(config: Train) -> None:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     if not 0 <= config.eps < math.inf:
         raise ValueError(f"eps is >= 0 and finite, got {config.eps}")
-    for name in ("lr", "eps_multiplier", "clip_norm"):
+    for name in ("lr", "first_lr", "scale", "eps_multiplier", "clip_norm"):
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is > 0 and finite, got {value}")
@@ -322,5 +354,13 @@ def _check(config: Train) -> None:
         raise ValueError(f"stability compares one noisy copy with the image itself, got samples={config.samples}")
     if config.held_out and config.method in SMOOTHED:
         raise ValueError(f"held_out watches accuracy under PGD, which is not what {config.method} is for")
+    if not 0 < config.keep <= 1 or not 0 < config.search < 1:
+        raise ValueError(f"keep lies in (0, 1] and search in (0, 1), got {config.keep} and {config.search}")
+    if config.method in _stages.STAGES and config.epochs == 1:
+        raise ValueError(f"{config.method} has two stages, each of an epoch or more: give --epochs 2 or more")
+    if config.scale != 1 and config.method == "yopo":
+        raise ValueError("yopo parts the net and takes its logits as they are: leave --scale away")
+    if config.sensitive and config.method != "margin-cs":
+        raise ValueError(f"sensitive classes are of margin-cs, not of {config.method}")
     if not 0 <= config.kappa <= 1:
         raise ValueError(f"kappa lies in [0, 1], got {config.kappa}")

@@ -4,7 +4,7 @@ from jrobust.models._create import create, ibp_init, registry
 from jrobust.models._lipschitz import BjorckLinear, CayleyConv, lipschitz_cnn, lipschitz_mlp, max_min
 from jrobust.models._plain import cnn7, cnn_medium, cnn_small, mlp
 from jrobust.models._residual import preact_resnet18, wide_resnet
-from jrobust.models._spectral import Spectral
+from jrobust.models._spectral import Spectral, spectral_mlp
 from jrobust.models._transformer import vit_tiny
 from jrobust.models._unet import unet
 
@@ -23,6 +23,7 @@ __all__ = [
     "mlp",
     "preact_resnet18",
     "registry",
+    "spectral_mlp",
     "unet",
     "vit_tiny",
     "wide_resnet",

@@ -12,6 +12,7 @@ from flax import nnx
 from jrobust.models._lipschitz import lipschitz_cnn, lipschitz_mlp
 from jrobust.models._plain import cnn7, cnn_medium, cnn_small, mlp
 from jrobust.models._residual import preact_resnet18, wide_resnet
+from jrobust.models._spectral import spectral_mlp
 from jrobust.models._transformer import vit_tiny
 from jrobust.typing import PRNGKeyArray, PyTree
 
@@ -26,6 +27,7 @@ registry = {
     "vit-tiny": vit_tiny,
     "lipschitz-mlp": lipschitz_mlp,
     "lipschitz-cnn": lipschitz_cnn,
+    "spectral-mlp": spectral_mlp,
 }
 """Name -> factory ``(shape, classes, *, rngs, mean, std, ...)``."""
 
@@ -35,7 +37,7 @@ def create(name: str, *, shape: Sequence[int], classes: int, seed: int = 0, **op
 
     Args:
       name: a key of `registry`: mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, wide-resnet-34-10,
-        vit-tiny, lipschitz-mlp, lipschitz-cnn.
+        vit-tiny, lipschitz-mlp, lipschitz-cnn, spectral-mlp.
       shape: of one example, such as (28, 28, 1).
       classes: number of logits K, >= 1.
       seed: of the initialisation.

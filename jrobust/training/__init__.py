@@ -14,7 +14,7 @@ from jrobust.training._fused import fused
 from jrobust.training._gkl import dkl, gkl
 from jrobust.training._guided import lbgat
 from jrobust.training._historic import ensemble, feature_scattering
-from jrobust.training._losses import blend, certified
+from jrobust.training._losses import blend, certified, sharpened
 from jrobust.training._macer import macer
 from jrobust.training._margin_cs import margin_cs
 from jrobust.training._noisy import consistency, noisy, stability
@@ -106,6 +106,7 @@ __all__ = [
     "rslad",
     "scheduled",
     "score",
+    "sharpened",
     "shi",
     "smooth_adv",
     "smooth_mix",

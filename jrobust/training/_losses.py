@@ -8,6 +8,7 @@ import jax
 from jrobust._objective import Loss
 from jrobust._oracle import Oracle, require
 from jrobust._transforms import worst_case
+from jrobust._tree import bind
 from jrobust.sets import Threat
 from jrobust.training._schedules import Schedule
 from jrobust.training._step import Scheduled
@@ -38,6 +39,29 @@ def blend(*parts: tuple[Any, Callable[..., Any]]) -> Callable[..., Any]:
         return total, values[0][1]
 
     return loss
+
+
+def _times(outputs: Any, scale: Any, params: Any, rest: Any, x: Any, *, train: bool) -> Any:
+    out, rest = outputs(params, rest, x, train=train)
+    return scale * out, rest
+
+
+def sharpened(loss: Loss, scale: Any) -> Loss:
+    """The loss of the logits times ``scale``: of a net that cannot stretch they differ by little, and its softmax stays flat.
+
+    Args:
+      loss: a `jr.Loss`.
+      scale: > 0, traced; 10, say, for `jr.models.lipschitz_mlp`. The net itself and its certificates stay as they are.
+
+    Returns:
+      A `jr.Loss`, for any method of training.
+
+    >>> import jax.numpy as jnp, jrobust as jr
+    >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
+    >>> print(sharpened(loss, 10.0)(jnp.eye(2), None, jnp.array([[0.1, 0.0]]), jnp.array([0]))[0].round(4))  # log(1 + 1/e)
+    [0.3133]
+    """
+    return Loss(bind(_times, loss.outputs, scale), loss.reduce)
 
 
 def certified(

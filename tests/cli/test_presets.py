@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,8 @@ from jrobust.cli._train import Train, _check
 
 
 def test_every_method_has_a_preset():
-    assert {p.train.method for p in PRESETS.values()} == set(METHODS) - {"natural"}
+    assert {p.train.method for p in PRESETS.values()} == set(METHODS)
+    assert {p.train.model for p in PRESETS.values()} >= {"lipschitz-mlp", "lipschitz-cnn", "spectral-mlp"}
     for name, preset in PRESETS.items():
         _check(dataclasses.replace(preset.train, standard="a run", teacher="another"))
         dataset, *_radius, method = name.replace(preset.train.method, "METHOD").split("-")
@@ -29,7 +32,20 @@ def test_every_method_has_a_preset():
             assert 0 < preset.published.robust < preset.published.clean < 100
 
 
-ALIKE = ("ard", "iad-i", "pgd-so", "trades-mixup", "union-mean", "dkl")  # in shape: to rslad, iad-ii, pgd-gor, ...
+def test_the_docs_name_every_preset():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    assert [name for name in PRESETS if not re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", text)] == []
+
+
+ALIKE = (
+    "ard",
+    "iad-i",
+    "pgd-so",
+    "trades-mixup",
+    "union-mean",
+    "dkl",
+    "hydra",
+)  # in shape: to rslad, iad-ii, pgd-gor, ...
 ONE_OF_EACH = {p.train.method: name for name, p in PRESETS.items() if p.train.method not in ALIKE}.values()
 
 
@@ -87,7 +103,9 @@ def test_a_preset_is_words_that_the_users_own_override(tmp_path, capsys):
     assert (written["eps"], written["dataset"], written["drops"]) == (0.031, "digits", [75 / 76])
     capsys.readouterr()
     assert main(["train", "--preset", "cifar10-tradez"]) == 2
-    assert "cifar10-trades," in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "got 'cifar10-tradez'; did you mean 'cifar10-trades'?" in said
+    assert all(name in said for name in PRESETS)
 
 
 @pytest.mark.parametrize(("sigma", "first", "last"), [(0.25, 12.0, 12.0), (0.5, 4.0, 4.0), (1.0, 0.0, 12.0)])

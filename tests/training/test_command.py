@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,69 @@ def test_defensive_distillation_is_two_runs(tmp_path):
     assert jnp.mean(teacher == student) > 0.8
 
 
+def weights(run):
+    return jr.nnx.functional(jr.training.load(run)).params
+
+
+def equal(a, b):
+    return all(bool(jnp.all(v == w)) for v, w in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_hydra_prunes_a_net_that_it_trains_or_is_given(tmp_path, capsys):
+    config = dataclasses.replace(SMALL, method="hydra", epochs=3, keep=0.25, first_lr=2e-3, out=str(tmp_path / "run"))
+    run = config.run()
+    assert f"{run}: 3 epochs" in capsys.readouterr().out
+    begun = json.loads((run / "start/config.json").read_text())
+    assert (begun["method"], begun["epochs"], begun["lr"]) == ("pgd", 3, 2e-3)
+    found = weights(run)
+    for w in jax.tree.leaves(found):
+        stays = w.size - int(0.75 * w.size) if w.ndim > 1 else jnp.count_nonzero(w)
+        assert jnp.count_nonzero(w) == stays
+    trained = weights(run / "start")
+    kept = [a != 0 for a in jax.tree.leaves(found) if a.ndim > 1]
+    largest = jr.training.hydra_masks(jr.training.hydra_scores(trained), 0.25)
+    assert any(bool(jnp.any(k != m)) for k, m in zip(kept, jax.tree.leaves(largest), strict=True))  # it searched
+    shutil.rmtree(run / "scores")  # as if it had been killed in the middle of the search
+    shutil.rmtree(run / "checkpoints")
+    dataclasses.replace(config, resume=True).run()
+    assert equal(weights(run), found)
+    given = dataclasses.replace(config, start=str(run / "start"), out=str(tmp_path / "given")).run()
+    assert equal(weights(given), found)
+    assert not (given / "start").exists()
+
+
+def test_any_method_begins_where_a_run_ended(tmp_path):
+    first = dataclasses.replace(SMALL, epochs=1, out=str(tmp_path / "first")).run()
+    on = dataclasses.replace(SMALL, epochs=1, method="pgd", lr=1e-9, start=str(first), out=str(tmp_path / "on"))
+    a, b = (jax.tree.leaves(weights(run)) for run in (first, on.run()))
+    assert all(bool(jnp.allclose(v, w, atol=1e-6)) for v, w in zip(a, b, strict=True))
+    with pytest.raises(ValueError, match="its mlp has other arrays; begin with a run of the same --model"):
+        dataclasses.replace(on, model="cnn-small", out=str(tmp_path / "other")).run()
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_net_that_cannot_stretch_is_certified_by_its_margin(tmp_path):
+    from jrobust.cli._evaluate import evaluate
+
+    config = dataclasses.replace(SMALL, model="lipschitz-mlp", scale=10.0, out=str(tmp_path / "run"))
+    run = config.run()
+    assert (
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"] > 2.5
+    )  # plain logits begin at log(10)
+    section = evaluate(run=str(run), norm="l2", eps=(0.1,), oracle=("margin",), quiet=True)
+    net, test = jr.training.load(run), jr.data.load("digits", split="test")
+    z, label = net(jnp.asarray(test.test_x)), jax.nn.one_hot(test.test_y, 10) > 0
+    margin = jnp.min(z, -1, where=label, initial=jnp.inf) - jnp.max(z, -1, where=~label, initial=-jnp.inf)
+    far = margin > 2**0.5 * net.constant * 0.1
+    proven = next(row for row in section.rows if row.name == "margin")
+    assert proven.value == pytest.approx(float(jnp.mean(far)), abs=1 / len(far))
+    with pytest.raises(ValueError, match="margin certifies l2 radii"):
+        evaluate(run=str(run), eps=(0.1,), oracle=("margin",), quiet=True)
+    plain = dataclasses.replace(SMALL, epochs=1, out=str(tmp_path / "plain")).run()
+    with pytest.raises(ValueError, match="--oracle margin is for models that know their Lipschitz constant"):
+        evaluate(run=str(plain), norm="l2", eps=(0.1,), oracle=("margin",), quiet=True)
+
+
 def test_names_stand_for_the_settings_that_they_say():
     """CURE's length and the union's radii are the published ones at their size."""
     apply, params, rest = jr.nnx.functional(jr.models.create("mlp", shape=(32, 32, 3), classes=10))
@@ -136,6 +200,14 @@ def test_names_stand_for_the_settings_that_they_say():
         ({"method": "hat", "standard": "nowhere"}, "nowhere is no run directory"),
         ({"weight": 1.5}, "weight lies in"),
         ({"replays": 0}, "replays is >= 1"),
+        ({"start": "nowhere"}, "nowhere is no run directory"),
+        ({"keep": 0.0}, "keep lies in"),
+        ({"search": 1.0}, "and search in"),
+        ({"method": "hydra", "epochs": 1}, "hydra has two stages"),
+        ({"scale": 0.0}, "scale is > 0"),
+        ({"method": "yopo", "scale": 2.0}, "leave --scale away"),
+        ({"sensitive": (3,)}, "sensitive classes are of margin-cs"),
+        ({"method": "margin-cs", "sensitive": (3, 12)}, "sensitive are classes in 0 .. 9, got 12"),
         ({"held_out": 1.0}, "held_out is a fraction"),
         ({"held_out": 1e-5}, "is not one image"),
         ({"accumulate": 3}, "accumulate divides"),

@@ -1,5 +1,6 @@
 """Every method of training: one contract for all, and the identities that each must keep."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from flax.nnx import Rngs
 
 import jrobust as jr
 from jrobust import training
+from jrobust.cli import _methods, _stages, _train
 from jrobust.objectives._classification import divergence
 from jrobust.training._awp import perturbation
 from jrobust.training._gkl import weighted_squares
@@ -79,6 +81,7 @@ METHODS = {
     "certified": lambda loss: training.certified(loss, THREAT.family(0.03), jr.bounds.ibp(), kappa=0.5).build(0),
     "fused": lambda loss: training.fused(loss, THREAT.family(0.03), kappa=0.5).build(0),
     "shi": lambda loss: training.shi(loss, THREAT, eps=lambda t: 0.03).build(0),
+    "sharpened": lambda loss: training.trades(training.sharpened(loss, 2.0), THREAT),
     "blend": lambda loss: training.blend((0.5, loss), (0.5, training.trades(loss, THREAT))),
     "paired": lambda loss: training.paired(
         loss, THREAT, jr.attacks.pgd(steps=2), lambda z, a, y: nll(z, y) + nll(a, y)
@@ -115,6 +118,7 @@ OTHERS = {
     "the loop": ["accuracy", "batch_statistics", "fit", "held_out", "init", "load", "overfitting_guard", "read_config"],
     "its disk": ["restore", "start_run", "tensorboard", "together"],
 }
+TRAINED = ("steps around a step", "losses of scores, weights or noise alone")
 
 
 def test_every_public_loss_is_in_the_table_and_in_the_docs():
@@ -127,6 +131,19 @@ def test_every_public_loss_is_in_the_table_and_in_the_docs():
     assert [name for name in sorted(losses) if f"training.{name}(" not in table] == []
     said = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     assert [name for name in sorted(losses) if not re.search(rf"\b{name}\(", said)] == []
+
+
+# what users put together themselves: of other losses, of weights averaged by class, of nets that are no classifiers
+ALONE = {"blend", "paired", "fawa", "denoise", "denoise_stably", "diffusion"}
+
+
+def test_every_loss_and_step_is_behind_a_method_of_the_command():
+    trees = [ast.parse(inspect.getsource(module)) for module in (_methods, _stages, _train)]
+    named = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    used = {n.attr for n in named if isinstance(n.value, ast.Name) and n.value.id == "training"}
+    functions = {name for name in training.__all__ if inspect.isfunction(getattr(training, name))}
+    no_training = {name for kind, names in OTHERS.items() if kind not in TRAINED for name in names}
+    assert functions - no_training - used == ALONE
 
 
 PAIRS = ("lbgat", "lbgat of trades")  # of a student and a teacher
