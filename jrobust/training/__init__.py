@@ -13,7 +13,8 @@ from jrobust.training._friendly import fat, friendly
 from jrobust.training._fused import fused
 from jrobust.training._gkl import dkl, gkl
 from jrobust.training._guided import lbgat
-from jrobust.training._historic import ensemble, feature_scattering
+from jrobust.training._historic import bilateral, ensemble, feature_scattering
+from jrobust.training._las_at import las_at
 from jrobust.training._losses import blend, certified, sharpened
 from jrobust.training._macer import macer
 from jrobust.training._margin_cs import margin_cs
@@ -50,6 +51,7 @@ __all__ = [
     "awp",
     "b_mtard",
     "batch_statistics",
+    "bilateral",
     "blend",
     "certified",
     "cfa",
@@ -87,6 +89,7 @@ __all__ = [
     "iad_ii",
     "init",
     "jacobian_penalty",
+    "las_at",
     "lbgat",
     "linear",
     "llr",

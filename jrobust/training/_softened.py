@@ -4,8 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jrobust._checks import check_classes, check_count
+from jrobust.typing import Array, Float, Int
+
+
+def spread_cross_entropy(out: Float[Array, "B K"], y: Int[Array, " B"], smoothing: Any) -> Float[Array, " B"]:
+    """The cross-entropy of labels ``1 - smoothing`` for y and ``smoothing / (K - 1)`` for each of the others.
+
+    >>> out = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    >>> print(f"{spread_cross_entropy(out, jnp.array([0]), 0.5)[0]:.3f}")  # (1 + 2) / 2 of log 2
+    1.040
+    """
+    k = out.shape[-1]
+    soft = (1.0 - smoothing - smoothing / (k - 1)) * jax.nn.one_hot(y, k) + smoothing / (k - 1)
+    return -jnp.sum(soft * jax.nn.log_softmax(out), -1)
 
 
 def softened(

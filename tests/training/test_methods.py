@@ -26,6 +26,7 @@ BALL = jr.sets.l2(0.2, clip=(0, 1))
 X, Y = (jnp.asarray(a[:8]) for a in blobs())
 LOSS = jr.objectives.cross_entropy(dense)
 TEACHER = lambda x: 20 * jnp.mean(x.reshape(-1, 4, 4), -1)  # noqa: E731, by the mean of each row, which no attack of this size changes
+STRATEGY = (lambda params, rest, x, *, train: (x.reshape(x.shape[0], -1) @ params, rest)), jnp.zeros((16, 20)), None
 
 
 def nll(z, y):
@@ -64,6 +65,8 @@ METHODS = {
     "lbgat": lambda loss: training.lbgat(loss, THREAT, attack=3),
     "lbgat of trades": lambda loss: training.lbgat(loss, THREAT, beta=6.0, attack=3),
     "ensemble": lambda loss: training.ensemble(loss, THREAT, [lambda x: x.reshape(x.shape[0], -1)[:, :4]]),
+    "bilateral": lambda loss: training.bilateral(loss, THREAT),
+    "bilateral by the batch": lambda loss: training.bilateral(loss, THREAT, crafting="batch"),
     "feature_scattering": lambda loss: training.feature_scattering(loss, THREAT, smoothing=0.1),
     "union": lambda loss: training.union(loss, THREAT, jr.sets.l2(0.2, clip=(0, 1)), attack=2),
     "mean of a union": lambda loss: training.union(loss, THREAT, jr.sets.l2(0.2), how="mean", attack=2),
@@ -78,6 +81,9 @@ METHODS = {
     "iaat": lambda loss: training.iaat(loss, THREAT, examples=96, attack=2),
     "cfa": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1),
     "cfa of trades": lambda loss: training.cfa(loss, THREAT, classes=4, epoch=2, begin=1, beta=6.0),
+    "las_at": lambda loss: training.las_at(
+        loss, THREAT, STRATEGY, counts=(2, 3), interval=2, judge=jr.attacks.fgsm(), tx=optax.sgd(0.1)
+    ),
     "certified": lambda loss: training.certified(loss, THREAT.family(0.03), jr.bounds.ibp(), kappa=0.5).build(0),
     "fused": lambda loss: training.fused(loss, THREAT.family(0.03), kappa=0.5).build(0),
     "shi": lambda loss: training.shi(loss, THREAT, eps=lambda t: 0.03).build(0),

@@ -10,7 +10,7 @@ import pytest
 
 import jrobust as jr
 from jrobust import training
-from jrobust.training._historic import cosine_costs, transport
+from jrobust.training._historic import adversarial_labels, cosine_costs, transport
 from tests.training.nets import blobs, dense, dense_params
 
 EPS = 0.1
@@ -70,6 +70,51 @@ def test_feature_scattering_drives_the_batch_away_and_looks_at_no_label():
     soft = 0.7 * jax.nn.one_hot(Y, 4) + 0.1 * (1 - jax.nn.one_hot(Y, 4))
     losses = training.feature_scattering(LOSS, THREAT, smoothing=0.3).at(*args, z, Y, **HOW)[0]
     np.testing.assert_allclose(losses, optax.softmax_cross_entropy(out, soft), rtol=1e-4)
+
+
+def test_adversarial_labels_are_the_formula():
+    """The authors' expression, spelt out in float64, and what it is made to keep."""
+    logits = np.asarray(3 * jax.random.normal(KEY, (6, 5)))
+    y = np.arange(6) % 5
+    found = np.asarray(adversarial_labels(jnp.asarray(logits), jnp.asarray(y), margin=4.0, gamma=0.05), np.float64)
+    for row, z, c in zip(found, logits.astype(np.float64), y, strict=True):
+        v = -np.log(np.exp(z) / np.exp(z).sum() + 1e-8)
+        others = np.delete(v, c)
+        mean = others.mean() - others.min() + 0.05
+        epsilon = 1 / (1 + 4.0 / 4 * (others.max() - others.min() + 0.05) / mean)  # n - 1 = 4
+        expected = np.insert(epsilon / 4 * (others - others.min() + 0.05) / mean, c, 1 - epsilon)
+        np.testing.assert_allclose(row, expected, rtol=1e-4)
+    np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-5)
+    own = found[np.arange(6), y]
+    others = np.where(np.eye(5, dtype=bool)[y], 0, found)
+    np.testing.assert_allclose(own, 4.0 * others.max(1), rtol=1e-4)
+    equal = adversarial_labels(jnp.zeros((1, 5)), jnp.array([2]), margin=4.0)  # then it is label smoothing
+    np.testing.assert_allclose(equal[0], [0.125, 0.125, 0.5, 0.125, 0.125], rtol=1e-5)
+
+
+def test_bilateral_steps_to_the_most_confusing_class_of_the_clean_example():
+    w = jax.random.normal(jax.random.key(3), (16, 4))
+    loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x.reshape(x.shape[0], -1) @ p, rest))
+    clean = X.reshape(8, -1) @ w
+    target = np.argmax(np.where(np.eye(4, dtype=bool)[Y], -np.inf, clean), 1)
+    assert len(set(target)) > 1
+    robust = training.bilateral(loss, THREAT, step=0.5, margin=3.0, gamma=0.1)
+    z = robust.craft(w, None, X, Y, key=KEY)
+    assert bool(jax.vmap(lambda x, w: THREAT(x).contains(w))(X, z).all())
+    for i, (xi, zi) in enumerate(zip(X, z, strict=True)):
+        ascend = lambda v, i=i: jax.nn.log_softmax(v.reshape(-1) @ w)[target[i]]  # noqa: E731
+        start = THREAT(xi).sample(jax.random.split(jax.random.fold_in(KEY, i))[0])
+        moved = jnp.clip(start + 0.5 * EPS * jnp.sign(jax.grad(ascend)(start)), xi - EPS, xi + EPS)
+        np.testing.assert_allclose(zi, jnp.clip(moved, 0, 1), atol=1e-6)
+    labels = adversarial_labels(clean, Y, margin=3.0, gamma=0.1)
+    expected = optax.softmax_cross_entropy(z.reshape(8, -1) @ w, labels)
+    at = lambda w: robust.at(w, None, X, z, Y, **HOW)[0]  # noqa: E731
+    np.testing.assert_allclose(at(w), expected, rtol=1e-4)
+    slope = jax.grad(lambda w: jnp.sum(at(w)))(w)  # the labels are constants
+    by_logits = jax.nn.softmax(z.reshape(8, -1) @ w) - labels
+    np.testing.assert_allclose(slope, z.reshape(8, -1).T @ by_logits, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="margin is > 0, got 0"):
+        training.bilateral(loss, THREAT, margin=0)
 
 
 def test_a_union_is_at_the_worst_or_the_mean_of_its_threats():
