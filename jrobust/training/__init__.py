@@ -3,6 +3,7 @@
 from jrobust.training._awp import awp
 from jrobust.training._balanced import b_mtard
 from jrobust.training._calibrated import cfa, iaat
+from jrobust.training._composite import gat
 from jrobust.training._defensive import defensive_distillation
 from jrobust.training._denoising import denoise, denoise_stably, diffusion
 from jrobust.training._distilled import ard, iad_i, iad_ii, rslad
@@ -73,6 +74,7 @@ __all__ = [
     "free",
     "friendly",
     "fused",
+    "gat",
     "gkl",
     "gor",
     "gradalign",

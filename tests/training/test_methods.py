@@ -65,6 +65,8 @@ METHODS = {
     "feature_scattering": lambda loss: training.feature_scattering(loss, THREAT, smoothing=0.1),
     "union": lambda loss: training.union(loss, THREAT, jr.sets.l2(0.2, clip=(0, 1)), attack=2),
     "mean of a union": lambda loss: training.union(loss, THREAT, jr.sets.l2(0.2), how="mean", attack=2),
+    "gat": lambda loss: training.gat(loss, jr.transforms.rotation(10.0), jr.transforms.brightness(), THREAT, attack=2),
+    "gat of trades": lambda loss: training.gat(loss, jr.transforms.contrast(), THREAT, beta=6.0, attack=2),
     "softened": lambda loss: training.softened(
         training.trades(jr.objectives.soft_cross_entropy(loss.outputs), THREAT, attack=2),
         classes=4,
