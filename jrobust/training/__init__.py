@@ -7,6 +7,7 @@ from jrobust.training._composite import gat
 from jrobust.training._defensive import defensive_distillation
 from jrobust.training._denoising import denoise, denoise_stably, diffusion
 from jrobust.training._distilled import ard, iad_i, iad_ii, rslad
+from jrobust.training._embedding import duals, fare, lore
 from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
@@ -62,9 +63,11 @@ __all__ = [
     "denoise_stably",
     "diffusion",
     "dkl",
+    "duals",
     "ema_decay",
     "ensemble",
     "epoch_steps",
+    "fare",
     "fat",
     "fawa",
     "feature_scattering",
@@ -93,6 +96,7 @@ __all__ = [
     "linear",
     "llr",
     "load",
+    "lore",
     "macer",
     "make_step",
     "margin_cs",
