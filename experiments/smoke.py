@@ -64,6 +64,7 @@ def made(train: Train, model: Any, batch: int) -> tuple[Any, ...]:
         sigma=train.sigma,
         samples=train.samples,
         sensitive=train.sensitive,
+        warm=(lambda t: train.eps) if train.eps_warmup else None,
     )
     tx = optimiser(dataclasses.replace(train, schedule="steps"), 1000)  # a cyclic rate begins at 0
     step, memory = step_and_memory(train.method, setting, tx)

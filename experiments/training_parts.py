@@ -1,9 +1,10 @@
-"""What the study of all methods does not measure: pruned nets, mistakes that cost differently, nets that cannot stretch.
+"""What the study of all methods does not measure: pruned nets, costly mistakes, nets that cannot stretch, several changes at once.
 
 Command:  python -m experiments.training_parts [--seeds 3] [--only PART ...]; --table alone prints the tables of experiments/README.md. Runs
           that are on record are not run again.
 Setting:  digits (the whole test split is judged), `cnn-small` or perceptrons of its kind, Adam (rate 1e-3), batches of 128; stated before
-          any run, nothing tuned on what is reported. The parts' own settings are in the docstrings of `hydra`, `margins` and `nets`.
+          any run, nothing tuned on what is reported. The parts' own settings are in the docstrings of `hydra`, `margins`, `nets`
+          and `composite`.
 Hardware: 2 CPU cores; a quarter of an hour.
 """
 
@@ -43,14 +44,14 @@ class Config:
     table: bool = False
 
 
-def fitted(loss: Any, params: Any, rest: Any, seed: int, epochs: int) -> tuple[Any, Any]:
-    """Parameters and other arrays after so many epochs."""
+def fitted(loss: Any, params: Any, rest: Any, seed: int, epochs: int, x: Any = None, y: Any = None) -> tuple[Any, Any]:
+    """Parameters and other arrays after so many epochs, of the digits by default."""
     digits, tx = data.load("digits"), optax.adam(1e-3)
     state = training.fit(
         training.make_step(loss, tx),
         training.init(params, rest, tx),
-        digits.train_x,
-        digits.train_y,
+        digits.train_x if x is None else x,
+        digits.train_y if y is None else y,
         epochs=epochs,
         batch_size=128,
         key=jax.random.key(seed),
@@ -135,7 +136,44 @@ def nets(seed: int) -> Iterable[tuple[str, dict[str, float]]]:
         yield name, judged(model, threat, proven=proof)
 
 
-PARTS = {"hydra": hydra, "margins": margins, "nets": nets}
+def tinted(images: Any, seed: int) -> Any:
+    """Grey digits in a colour, each another one within a sixth of a turn about red."""
+    red = np.asarray(images) * np.array([1.0, 0.2, 0.2], np.float32)
+    angle = np.random.default_rng(seed).uniform(-np.pi / 6, np.pi / 6, len(images))
+    return np.asarray(jr.transforms.hue().images(red, angle.astype(np.float32)))
+
+
+def composite(seed: int) -> Iterable[tuple[str, dict[str, float]]]:
+    """Tinted digits, 20 epochs each (as many updates, not as many passes), linf 8/255: natural training, PGD-10, GAT of all six changes.
+
+    Judged: clean; under PGD-20 of linf alone; under hue, saturation, rotation, brightness and contrast in this order; and under these and
+    linf in any order. The last two by PGD-20 over all parameters at once, the worst of 5 random starts (orders).
+    """
+    digits, t = data.load("digits"), jr.transforms
+    x, y, test_x, test_y = tinted(digits.train_x, 0), digits.train_y, tinted(digits.test_x, 1), digits.test_y
+    net = jr.models.create("cnn-small", shape=(8, 8, 3), classes=10, seed=seed)
+    apply, params, rest = jr.nnx.functional(net)
+    loss, linf = jr.objectives.cross_entropy(apply), jr.sets.linf(8 / 255, clip=(0, 1))
+    six = t.hue(), t.saturation(), t.rotation(10.0), t.brightness(), t.contrast(), linf
+    worst = jr.restarts(jr.attacks.pgd(steps=20), 5)
+    for name, robust in {
+        "natural": loss,
+        "pgd": jr.worst_case(loss, linf, jr.attacks.pgd(steps=10, keep="last")),
+        "gat": training.gat(loss, *six),
+        "gat-trades": training.gat(loss, *six, beta=6.0),
+    }.items():
+        model = jr.nnx.merge(net, *fitted(robust, params, rest, seed, 20, x, y))
+        how = {"key": jax.random.key(1), "batch_size": 256}
+        ball = jr.evaluate(model, test_x, test_y, threat=linf, oracles={"linf": jr.attacks.pgd(steps=20)}, **how)
+        found = {name: float(ball[name].holds.mean()) for name in ("clean", "linf")}
+        for what, change in (("semantic", t.caa(order=(0, 1, 2, 3, 4))), ("composite", t.caa_any_order())):
+            seen, at = change.model(model), change.inputs(test_x)
+            judge = jr.evaluate(seen, at, test_y, threat=change.threat(), oracles={what: worst}, **how)
+            found[what] = float(judge[what].holds.mean())
+        yield name, found
+
+
+PARTS = {"hydra": hydra, "margins": margins, "nets": nets, "composite": composite}
 
 
 def table(records: list[dict[str, Any]]) -> str:

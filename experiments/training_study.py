@@ -68,6 +68,8 @@ PASSES = {
     "trades-cutmix": ATTACK_STEPS + 2,
     "union-max": 3 * ATTACK_STEPS + 2,
     "union-mean": 3 * ATTACK_STEPS + 3,
+    "gat": 4 * ATTACK_STEPS + 1,  # four changes of grey images
+    "gat-trades": 4 * ATTACK_STEPS + 2,
     "ensemble": 3,
     "ard": ATTACK_STEPS + 3,  # here and below the teachers' forward passes count as one
     "rslad": ATTACK_STEPS + 3,

@@ -55,6 +55,8 @@ UNDERTRAINED = (
     "lbgat-6",
     "union-max",
     "union-mean",
+    "gat",
+    "gat-trades",
 )  # in the budget; experiments/README.md says so
 WEAK = ("gradient-penalty", "defensive-distillation")  # and so of these
 

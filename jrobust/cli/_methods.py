@@ -34,6 +34,7 @@ class Setting(NamedTuple):
       sigma, samples: deviation of the noise and noisy copies of an example (None: the method's own), of methods for smoothing.
       sensitive: classes whose mistakes cost something; none: all.
       keep, masks: the share of the weights that stays, and which; None before that is known.
+      warm: the radius as a schedule, of attacks that begin small (None: ``eps`` from the first step on).
     """
 
     loss: jr.Loss
@@ -58,6 +59,7 @@ class Setting(NamedTuple):
     sensitive: tuple[int, ...] = ()
     keep: float = 0.1
     masks: Any = None
+    warm: Schedule | None = None
 
     @property
     def batches(self) -> int:
@@ -142,6 +144,18 @@ def _union(how: Literal["max", "mean"]) -> Callable[[Setting], Any]:
         share, entries = s.eps / (8 / 255), prod(s.batch[1:]) / prod(_CIFAR)
         l2, l1 = jr.sets.l2(0.5 * share * entries**0.5, clip=(0, 1)), jr.sets.l1(12.0 * share * entries, clip=(0, 1))
         return training.union(s.loss, s.threat, l2, l1, how=how, attack=s.steps)
+
+    return made
+
+
+def _gat(beta: float | None) -> Callable[[Setting], Any]:
+    """Of all six changes; grey images have no hue and no saturation."""
+
+    def made(s: Setting) -> Any:
+        t = jr.transforms
+        colours = (t.hue(), t.saturation()) if s.batch[-1] == 3 else ()
+        changes = (*colours, t.rotation(10.0), t.brightness(), t.contrast(), s.threat)
+        return training.gat(s.loss, *changes, beta=beta, attack=s.steps)
 
     return made
 
@@ -291,6 +305,8 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "trades-cutmix": _softened(_pair(training.trades), mix=data.cutmix),
     "union-max": _union("max"),
     "union-mean": _union("mean"),
+    "gat": _gat(None),
+    "gat-trades": _gat(6.0),
     "ensemble": _ensemble,
     "ard": _taught(training.ard, "teacher"),
     "rslad": _taught(training.rslad, "teacher"),
@@ -343,14 +359,28 @@ PAIRS = ("lbgat", "lbgat-6")
 """Methods that train a student and a teacher at once; the student is the model of the run."""
 
 
+NO_WARMUP = ("natural", "free", "yopo", "defensive-distillation", "jacobian-penalty", *SMOOTHED)
+"""Methods without a radius, or whose step holds it; neither may those be warmed up whose loss has a schedule or a memory."""
+
+
 def updates(method: str, replays: int) -> int:
     """Updates of the optimiser in a step."""
     return replays if method == "free" else 1
 
 
+def _warmed(method: str, s: Setting) -> Any:
+    """The loss, at a radius that rises where that was asked for."""
+    loss, warm = METHODS[method](s), s.warm
+    if warm is None:
+        return loss
+    if method in NO_WARMUP or isinstance(loss, training.Scheduled | training.Remembering):
+        raise ValueError(f"eps_warmup is of attacks of one radius; {method} has none, or sees to it by itself")
+    return training.scheduled(lambda t: METHODS[method](s._replace(eps=warm(t))))
+
+
 def step_and_memory(method: str, s: Setting, tx: optax.GradientTransformation) -> tuple[Callable[..., Any], Any]:
     """The training step of a method, and what its state remembers at first."""
-    loss = METHODS[method](s)
+    loss = _warmed(method, s)
     if method == "free":
         return training.free(loss, s.threat, tx, replays=s.replays), jnp.zeros(s.batch)
     if method == "yopo":

@@ -1,8 +1,9 @@
-"""The optimiser of ``jrobust train``: Adam or SGD as the papers use them, with one of three schedules."""
+"""The optimiser of ``jrobust train``: Adam, AdamW or SGD as the papers use them, with one of three schedules."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -22,10 +23,15 @@ def rate(config: "Train", updates: int) -> Callable[[Any], Any]:
 
 
 def optimiser(config: "Train", updates: int) -> optax.GradientTransformation:
-    """Clipping of the gradient, weight decay as a part of the gradient (as in the papers' SGD), the rule."""
+    """Clipping of the gradient, weight decay as a part of the gradient (as in the papers' SGD) or beside the rule (AdamW), the rule.
+
+    AdamW decays arrays of two or more axes alone, as the recipes for transformers have it: no biases, no norms.
+    """
     scale = rate(config, updates)
+    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    if config.optimiser == "adamw":
+        wide = lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)  # noqa: E731
+        return optax.chain(*clip, optax.adamw(scale, weight_decay=config.weight_decay, mask=wide))
     rule = optax.adam(scale) if config.optimiser == "adam" else optax.sgd(scale, config.momentum, config.nesterov)
-    parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay))
-    return optax.chain(*parts, rule)
+    decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+    return optax.chain(*clip, *decay, rule)

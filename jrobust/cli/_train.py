@@ -38,6 +38,7 @@ class Train:
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, dkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa,
     cfa-trades, pgd-awp, trades-awp, pgd-gor, pgd-so, pgd-ls, trades-mixup, trades-cutmix; of linf, l2 and l1: union-max, union-mean;
+    of colours, rotation and linf in any order: gat, gat-trades;
     cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, ensemble; by a penalty: gradient-penalty, jacobian-penalty,
     cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; pruned: hydra; on bounds, so that
     the model can be certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise,
@@ -59,14 +60,14 @@ class Train:
     """images in a step"""
     lr: float = 1e-3
     """learning rate, at its highest"""
-    optimiser: Literal["adam", "sgd"] = "adam"
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     """the rule of the updates"""
     momentum: float = 0.9
     """sgd"""
     nesterov: bool = False
     """sgd: Nesterov's momentum"""
     weight_decay: float = 0.0
-    """added to the gradient, times the parameters"""
+    """added to the gradient, times the parameters; adamw: beside it, times the rate, of arrays of two or more axes"""
     clip_norm: float | None = 10.0
     """norm that gradients are clipped to; None does not"""
     schedule: Literal["steps", "cyclic", "cosine"] = "steps"
@@ -108,6 +109,8 @@ class Train:
     eps_multiplier: float | None = None
     """train at this multiple of eps; by default 1.5 for ibp, ibp-shi, crown-ibp and crown-ibp-fused (bounds generalise better from larger
     boxes), else 1"""
+    eps_warmup: float = 0.0
+    """methods by attacks: fraction of the steps in which eps rises from 0 in a straight line"""
     warmup: float = 0.1
     """methods by bounds, cure: fraction of the steps at eps 0, before the ramp"""
     ramp: float = 0.4
@@ -236,6 +239,7 @@ def train(config: Train) -> Path:
         samples=config.samples,
         sensitive=config.sensitive,
         keep=config.keep,
+        warm=training.linear(0.0, eps, end=round(config.eps_warmup * total)) if config.eps_warmup else None,
         **fixed,
     )
     how: dict[str, Any] = {
@@ -331,6 +335,8 @@ def _check(config: Train) -> None:
         )
     if not all(0 <= part <= 1 for part in (config.peak, *config.drops)):
         raise ValueError(f"peak and drops are fractions of the training, got {config.peak} and {config.drops}")
+    if not 0 <= config.eps_warmup <= 1:
+        raise ValueError(f"eps_warmup is a fraction of the training, in [0, 1], got {config.eps_warmup}")
     if not 0 <= config.held_out < 1:
         raise ValueError(f"held_out is a fraction in [0, 1), got {config.held_out}")
     if config.patience is not None and not config.held_out:

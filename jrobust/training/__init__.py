@@ -3,9 +3,11 @@
 from jrobust.training._awp import awp
 from jrobust.training._balanced import b_mtard
 from jrobust.training._calibrated import cfa, iaat
+from jrobust.training._composite import gat
 from jrobust.training._defensive import defensive_distillation
 from jrobust.training._denoising import denoise, denoise_stably, diffusion
 from jrobust.training._distilled import ard, iad_i, iad_ii, rslad
+from jrobust.training._embedding import duals, fare, lore
 from jrobust.training._fawa import fawa
 from jrobust.training._fit import epoch_steps, fit
 from jrobust.training._free import free
@@ -63,9 +65,11 @@ __all__ = [
     "denoise_stably",
     "diffusion",
     "dkl",
+    "duals",
     "ema_decay",
     "ensemble",
     "epoch_steps",
+    "fare",
     "fat",
     "fawa",
     "feature_scattering",
@@ -75,6 +79,7 @@ __all__ = [
     "free",
     "friendly",
     "fused",
+    "gat",
     "gkl",
     "gor",
     "gradalign",
@@ -94,6 +99,7 @@ __all__ = [
     "linear",
     "llr",
     "load",
+    "lore",
     "macer",
     "make_step",
     "margin_cs",

@@ -15,7 +15,7 @@ from flax import nnx
 import jrobust as jr
 from experiments import smoke
 from jrobust.cli import main
-from jrobust.cli._methods import METHODS, Setting, updates
+from jrobust.cli._methods import METHODS, Setting, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser, rate
 from jrobust.cli._presets import PRESETS, expand
 from jrobust.cli._train import Train, _check
@@ -45,6 +45,7 @@ ALIKE = (
     "union-mean",
     "dkl",
     "hydra",
+    "gat-trades",
 )  # in shape: to rslad, iad-ii, pgd-gor, ...
 ONE_OF_EACH = {p.train.method: name for name, p in PRESETS.items() if p.train.method not in ALIKE}.values()
 
@@ -88,6 +89,34 @@ def test_sgd_decays_weights_within_the_momentum_as_torch_does():
         v = 0.9 * v + gradient + 0.5 * expected
         expected -= 0.1 * v
     assert float(w) == pytest.approx(expected)
+
+
+def test_adamw_decays_beside_the_gradient_and_matrices_alone():
+    tx = optimiser(Train(optimiser="adamw", lr=0.1, weight_decay=0.5, clip_norm=None, drops=()), 10)
+    params = {"w": jnp.full((1, 1), 2.0), "b": jnp.full((1,), 2.0)}
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    assert float(updates["b"][0]) == pytest.approx(-0.1, rel=1e-5)  # Adam's first step is the rate
+    assert float(updates["w"][0, 0]) == pytest.approx(-0.1 - 0.1 * 0.5 * 2.0, rel=1e-5)
+
+
+def test_the_recipe_for_transformers_warms_eps_up():
+    train = PRESETS["cifar10-vit-pgd-ls"].train
+    assert (train.model, train.weight_decay, train.attack_steps, train.eps_warmup) == ("vit-tiny", 0.5, 1, 0.1)
+    linear = lambda p, rest, x, *, train: (x @ p, rest)  # noqa: E731
+    warm = jr.training.linear(0.0, 0.2, end=10)
+    setting = Setting(jr.objectives.cross_entropy(linear), 0.2, None, None, 3, 1, 2, 10, (1, 2), warm=warm)
+    tx, batch = optax.sgd(0.0), (jnp.array([[0.75, 0.25]]), jnp.array([0]))
+    step, _ = step_and_memory("pgd", setting, tx)
+    state = jr.training.init(jnp.eye(2), None, tx)
+    for t, eps in ((0, 0.0), (5, 0.1), (10, 0.2), (50, 0.2)):
+        at = dataclasses.replace(state, step=jnp.asarray(t))
+        _, metrics = step(at, batch, key=jax.random.key(0))
+        assert float(metrics["loss"]) == pytest.approx(np.log1p(np.exp(2 * eps - 0.5)), rel=1e-5)
+    for method in ("free", "noisy", "ibp", "iaat"):
+        with pytest.raises(ValueError, match=f"{method} has none, or sees to it by itself"):
+            step_and_memory(method, setting._replace(ramp=warm, kappa=warm), tx)
+    with pytest.raises(ValueError, match="eps_warmup is a fraction"):
+        _check(dataclasses.replace(Train(), eps_warmup=2.0))
 
 
 def test_a_preset_is_words_that_the_users_own_override(tmp_path, capsys):

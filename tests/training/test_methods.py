@@ -70,6 +70,12 @@ METHODS = {
     "feature_scattering": lambda loss: training.feature_scattering(loss, THREAT, smoothing=0.1),
     "union": lambda loss: training.union(loss, THREAT, jr.sets.l2(0.2, clip=(0, 1)), attack=2),
     "mean of a union": lambda loss: training.union(loss, THREAT, jr.sets.l2(0.2), how="mean", attack=2),
+    "gat": lambda loss: training.gat(loss, jr.transforms.rotation(10.0), jr.transforms.brightness(), THREAT, attack=2),
+    "gat of trades": lambda loss: training.gat(loss, jr.transforms.contrast(), THREAT, beta=6.0, attack=2),
+    "fare": lambda loss: training.fare(loss, THREAT, lambda x: 0.4 * TEACHER(x) - 4, attack=2),
+    "fare with a penalty": lambda loss: training.fare(
+        loss, THREAT, lambda x: 0.4 * TEACHER(x) - 4, weight=1.0, attack=2
+    ),
     "softened": lambda loss: training.softened(
         training.trades(jr.objectives.soft_cross_entropy(loss.outputs), THREAT, attack=2),
         classes=4,
@@ -108,10 +114,11 @@ METHODS = {
 }
 # public functions that are no loss of (params, rest, x, y): steps, losses of something else, and what is around them
 OTHERS = {
-    "steps around a step": ["fawa", "free", "make_step", "yopo"],
+    "steps around a step": ["fawa", "free", "lore", "make_step", "yopo"],
     "losses of scores, weights or noise alone": ["denoise", "denoise_stably", "diffusion", "finetuned", "hydra"],
     "attacks and numbers": [
         "conflict",
+        "duals",
         "friendly",
         "hydra_masks",
         "hydra_scores",
