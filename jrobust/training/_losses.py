@@ -58,8 +58,9 @@ def sharpened(loss: Loss, scale: Any) -> Loss:
 
     >>> import jax.numpy as jnp, jrobust as jr
     >>> loss = jr.objectives.cross_entropy(lambda p, rest, x, *, train: (x @ p, rest))
-    >>> print(sharpened(loss, 10.0)(jnp.eye(2), None, jnp.array([[0.1, 0.0]]), jnp.array([0]))[0].round(4))  # log(1 + 1/e)
-    [0.3133]
+    >>> losses, _ = sharpened(loss, 10.0)(jnp.eye(2), None, jnp.array([[0.1, 0.0]]), jnp.array([0]))
+    >>> round(float(losses[0]), 4)  # log(1 + 1/e)
+    0.3133
     """
     return Loss(bind(_times, loss.outputs, scale), loss.reduce)
 
