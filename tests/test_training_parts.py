@@ -24,11 +24,22 @@ def of(name, column):
 
 def test_attacks_and_radii_are_ordered():
     for r in RECORDS:
-        if "autoattack" in r:
+        if r["part"] == "composite":
+            assert max(r["composite"], r["reversed"]) <= r["linf"] <= r["clean"]
+            assert r["semantic"] >= r["composite"]
+        elif "autoattack" in r:
             assert r.get("proven", 0.0) <= r["autoattack"] <= r["pgd20"] + 1e-9 <= r["clean"] + 2e-9
         else:
             assert r["at_025"] <= r["at_0"]
             assert r["sensitive_at_025"] <= r["sensitive_at_0"]
+
+
+def test_gat_is_for_several_changes_at_once():
+    for column, by in (("semantic", 0.4), ("composite", 0.2), ("reversed", 0.3)):
+        for name in ("natural", "pgd"):
+            runs = [r for r in RECORDS if r["part"] == "composite" and r["name"] == name]
+            assert of("gat", column) > mean(r[column] for r in runs) + by
+    assert of("gat", "clean") < of("natural", "clean")
 
 
 def test_each_part_shows_what_it_is_for():
