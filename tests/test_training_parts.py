@@ -26,7 +26,10 @@ def of(name, column):
 
 def test_attacks_and_radii_are_ordered():
     for r in RECORDS:
-        if "autoattack" in r:
+        if r["part"] == "composite":
+            assert max(r["composite"], r["reversed"]) <= r["linf"] <= r["clean"]
+            assert r["semantic"] >= r["composite"]
+        elif "autoattack" in r:
             assert r.get("proven", 0.0) <= r["autoattack"] <= r["pgd20"] + 1e-9 <= r["clean"] + 2e-9
         else:
             assert r["at_025"] <= r["at_0"]
@@ -38,6 +41,14 @@ def test_each_part_can_be_trained_by_the_command():
     assert set(APART) <= {t.method for t in trains} & {r["name"] for r in RECORDS}
     nets = {"lipschitz-mlp", "lipschitz-cnn", "spectral-mlp"}
     assert {t.model for t in trains if t.scale == parts.SCALE} == nets
+
+
+def test_gat_is_for_several_changes_at_once():
+    for column, by in (("semantic", 0.4), ("composite", 0.2), ("reversed", 0.3)):
+        for name in ("natural", "pgd"):
+            runs = [r for r in RECORDS if r["part"] == "composite" and r["name"] == name]
+            assert of("gat", column) > mean(r[column] for r in runs) + by
+    assert of("gat", "clean") < of("natural", "clean")
 
 
 def test_each_part_shows_what_it_is_for():
