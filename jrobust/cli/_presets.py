@@ -222,6 +222,10 @@ PRESETS: dict[str, Preset] = {
         _train(**_CIFAR, model=_SMALL, method="fat", lr=0.1, epochs=120, drops=(75 / 120, 90 / 120), drop=0.1, weight_decay=2e-4)
     ),
     "cifar10-iaat": Preset(_train(**_LONG, model=_SMALL, method="iaat")),
+    "cifar10-las-at": Preset(
+        _train(**_LONG | {"epochs": 110, "drops": (99 / 110, 104 / 110)}, model=_WIDE, method="las-at"),
+        Published(84.98, 56.26, "AutoAttack", "RobustBench", "a variant, of LAS-AT, LAS-TRADES and LAS-AWP, that it does not name"),
+    ),
     "cifar10-alp": Preset(_train(**_LONG, model=_SMALL, method="alp")),
     "cifar10-feature-scattering": Preset(
         _train(
