@@ -51,6 +51,7 @@ PASSES = {
     "score": ATTACK_STEPS + 2,
     "alp": ATTACK_STEPS + 2,
     "feature-scattering": 3,
+    "bilateral": 3,
     "fat": ATTACK_STEPS + 1,
     "fat-trades": ATTACK_STEPS + 2,
     "iaat": 3 * ATTACK_STEPS + 3,

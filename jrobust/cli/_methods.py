@@ -256,6 +256,7 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "score": _pair(training.score),
     "alp": _pair(training.alp),
     "feature-scattering": lambda s: training.feature_scattering(s.loss, s.threat),
+    "bilateral": lambda s: training.bilateral(s.loss, s.threat),
     "fat": _fat(None),
     "fat-trades": _fat(6.0),
     "iaat": _iaat,

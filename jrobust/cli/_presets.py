@@ -233,6 +233,10 @@ PRESETS: dict[str, Preset] = {
             drop=0.1, weight_decay=5e-4,
         )
     ),
+    "cifar10-bilateral": Preset(
+        _train(**_LONG | {"weight_decay": 2e-4}, model="wide-resnet-28-10", method="bilateral"),
+        Published(91.2, 52.5, "PGD-100 with 100 restarts", "the authors' README"),
+    ),
     "cifar10-free": Preset(
         _train(**_SHORT, model=_SMALL, method="free", lr=0.04, epochs=10, replays=8),
         Published(85.96, 46.33, "PGD-50 with 10 restarts", "the FGSM-RS authors' README"),

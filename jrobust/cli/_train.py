@@ -37,7 +37,7 @@ class Train:
     method: str = "natural"
     """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, dkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, las-at, cfa,
     cfa-trades, pgd-awp, trades-awp, pgd-gor, pgd-so, pgd-ls, trades-mixup, trades-cutmix; of linf, l2 and l1: union-max, union-mean;
-    cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, ensemble; by a penalty: gradient-penalty,
+    cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, bilateral, ensemble; by a penalty: gradient-penalty,
     jacobian-penalty, cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; on bounds, so that the
     model can be certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise,
     for "jrobust certify": noisy, stability, smooth-adv, macer, consistency, smooth-mix"""
