@@ -51,9 +51,11 @@ PASSES = {
     "score": ATTACK_STEPS + 2,
     "alp": ATTACK_STEPS + 2,
     "feature-scattering": 3,
+    "bilateral": 3,
     "fat": ATTACK_STEPS + 1,
     "fat-trades": ATTACK_STEPS + 2,
     "iaat": 3 * ATTACK_STEPS + 3,
+    "las-at": 14 + 3,  # the longest attack, the net's own pass, the strategy's; every 20th batch 39 more
     "cfa": ATTACK_STEPS + 1,
     "cfa-trades": ATTACK_STEPS + 2,
     "dkl": ATTACK_STEPS + 2,

@@ -190,6 +190,13 @@ def _iaat(s: Setting) -> Any:
     return training.iaat(s.loss, s.threat, examples=s.examples, warmup=s.total * s.accumulate // 20, attack=s.steps)
 
 
+def _las_at(s: Setting) -> Any:
+    """Its strategy net is a ResNet-18, as published, and for images smaller than CIFAR-10's a small CNN."""
+    name = "preact-resnet-18" if min(s.batch[1:3]) >= 32 else "cnn-small"
+    net = jr.models.create(name, shape=s.batch[1:], classes=13 + 12 + 5, seed=1)
+    return training.las_at(s.loss, s.threat, jr.nnx.functional(net))
+
+
 def _certified(bound: jr.Oracle) -> Callable[[Setting], Any]:
     return lambda s: training.certified(s.loss, s.threat, bound, eps=s.ramp, kappa=s.kappa)
 
@@ -288,9 +295,11 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "score": _pair(training.score),
     "alp": _pair(training.alp),
     "feature-scattering": lambda s: training.feature_scattering(s.loss, s.threat),
+    "bilateral": lambda s: training.bilateral(s.loss, s.threat),
     "fat": _fat(None),
     "fat-trades": _fat(6.0),
     "iaat": _iaat,
+    "las-at": _las_at,
     "cfa": _cfa(None),
     "cfa-trades": _cfa(6.0),
     "dkl": _pair(training.dkl),

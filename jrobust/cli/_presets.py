@@ -264,12 +264,20 @@ PRESETS: dict[str, Preset] = {
         _train(**_CIFAR, model=_SMALL, method="fat", lr=0.1, epochs=120, drops=(75 / 120, 90 / 120), drop=0.1, weight_decay=2e-4)
     ),
     "cifar10-iaat": Preset(_train(**_LONG, model=_SMALL, method="iaat")),
+    "cifar10-las-at": Preset(
+        _train(**_LONG | {"epochs": 110, "drops": (99 / 110, 104 / 110)}, model=_WIDE, method="las-at"),
+        Published(84.98, 56.26, "AutoAttack", "RobustBench", "a variant, of LAS-AT, LAS-TRADES and LAS-AWP, that it does not name"),
+    ),
     "cifar10-alp": Preset(_train(**_LONG, model=_SMALL, method="alp")),
     "cifar10-feature-scattering": Preset(
         _train(
             **_CIFAR, model="wide-resnet-28-10", method="feature-scattering", lr=0.1, epochs=200, batch_size=60, drops=(0.3, 0.45),
             drop=0.1, weight_decay=5e-4,
         )
+    ),
+    "cifar10-bilateral": Preset(
+        _train(**_LONG | {"weight_decay": 2e-4}, model="wide-resnet-28-10", method="bilateral"),
+        Published(91.2, 52.5, "PGD-100 with 100 restarts", "the authors' README"),
     ),
     "cifar10-free": Preset(
         _train(**_SHORT, model=_SMALL, method="free", lr=0.04, epochs=10, replays=8),

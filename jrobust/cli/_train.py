@@ -36,13 +36,13 @@ class Train:
     """mlp, cnn-small, cnn-medium, cnn-7, preact-resnet-18, wide-resnet-28-10, wide-resnet-34-10, vit-tiny,
     lipschitz-mlp, lipschitz-cnn or spectral-mlp"""
     method: str = "natural"
-    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, dkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, cfa,
+    """natural; on adversarial examples: pgd, trades, mart, score, hat, gkl, dkl, alp, lbgat, lbgat-6, fat, fat-trades, iaat, las-at, cfa,
     cfa-trades, pgd-awp, trades-awp, pgd-gor, pgd-so, pgd-ls, trades-mixup, trades-cutmix; of linf, l2 and l1: union-max, union-mean;
     of colours, rotation and linf in any order: gat, gat-trades;
-    cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, ensemble; by a penalty: gradient-penalty, jacobian-penalty,
-    cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; pruned: hydra; on bounds, so that
-    the model can be certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise,
-    for "jrobust certify": noisy, stability, smooth-adv, macer, consistency, smooth-mix, margin-cs"""
+    cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, bilateral, ensemble; by a penalty: gradient-penalty,
+    jacobian-penalty, cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; pruned: hydra; on
+    bounds, so that the model can be certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp;
+    under noise, for "jrobust certify": noisy, stability, smooth-adv, macer, consistency, smooth-mix, margin-cs"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10; of smooth-adv the l2 radius,
     64/255 to 512/255"""
@@ -79,7 +79,8 @@ class Train:
     peak: float = 0.5
     """cyclic, cosine: the fraction of the training at which the rate is highest"""
     attack_steps: int = 10
-    """gradient steps of the attack, each of 2.5 * eps / steps (smooth-adv: 2 * eps / steps; smooth-mix: of 1, up to sigma 0.25 of 0.5)"""
+    """gradient steps of the attack, each of 2.5 * eps / steps (smooth-adv: 2 * eps / steps; smooth-mix: of 1, up to sigma 0.25 of 0.5;
+    las-at chooses its own)"""
     replays: int = 8
     """free: updates on each batch; divide the epochs by as much for an equal budget"""
     standard: str | None = None
