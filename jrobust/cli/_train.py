@@ -14,7 +14,7 @@ import numpy as np
 import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli._common import Number
-from jrobust.cli._methods import CERTIFIED, METHODS, NEEDS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
+from jrobust.cli._methods import CERTIFIED, FINE, METHODS, NEEDS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser
 
 _FIXED = {"standard": "natural", "teacher": "pgd, say,"}  # models that others are trained by, and by what they were
@@ -39,9 +39,10 @@ class Train:
     cfa-trades, pgd-awp, trades-awp, pgd-gor, pgd-so, pgd-ls, trades-mixup, trades-cutmix; of linf, l2 and l1: union-max, union-mean;
     of colours, rotation and linf in any order: gat, gat-trades;
     cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, ensemble; by a penalty: gradient-penalty, jacobian-penalty,
-    cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; on bounds, so that the model can be
-    certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise,
-    for "jrobust certify": noisy, stability, smooth-adv, macer, consistency, smooth-mix"""
+    cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; going on from a net whose answers
+    they keep: fare, lore; on bounds, so that the model can be certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps,
+    staps, mtl-ibp, cc-ibp, exp-ibp; under noise, for "jrobust certify": noisy, stability, smooth-adv, macer, consistency,
+    smooth-mix"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10; of smooth-adv the l2 radius,
     64/255 to 512/255"""
@@ -82,12 +83,12 @@ class Train:
     replays: int = 8
     """free: updates on each batch; divide the epochs by as much for an equal budget"""
     standard: str | None = None
-    """hat, ensemble, iad-ii, b-mtard: run directory of a model trained without attacks"""
+    """hat, ensemble, iad-ii, b-mtard: run directory of a model trained without attacks; fare, lore: of the model to go on from"""
     teacher: str | None = None
     """ard, rslad, iad-i, iad-ii, b-mtard: run directory of a robust model; defensive-distillation: of a run of its own without one"""
     weight: float | None = None
     """mtl-ibp, cc-ibp, exp-ibp: weight of the bound, by default 0.5; sabr: size of the small box in radii, by default 0.4;
-    stability, macer, consistency, smooth-mix: weight of the second term, by default as published for CIFAR-10"""
+    stability, macer, consistency, smooth-mix: weight of the second term, by default as published for CIFAR-10; lore: rho, by default 0.1"""
     sigma: Number = 0.5
     """methods under noise: its standard deviation, 0.12 to 1; it need not be the one that is certified"""
     samples: int | None = None
@@ -155,6 +156,7 @@ def train(config: Train) -> Path:
         if name not in fixed:
             raise ValueError(f"{config.method} needs --{name} DIR, a run of --method {_FIXED[name]} on the same data")
     net = models.create(**described)  # before the directory is made: an unknown name leaves nothing behind
+    begun = _begun(net, fixed["standard"], config.method) if config.method in FINE else None
 
     resolved = {**dataclasses.asdict(config), "epochs": epochs, "eps_multiplier": multiplier, "train_n": len(x)}
     for name in ("out", "resume", "quiet", "tensorboard"):
@@ -171,6 +173,7 @@ def train(config: Train) -> Path:
     apply, params, rest = nnx.functional(net, dtype=dtype)
     loss = jr.objectives.cross_entropy(apply)
     key, for_init = jax.random.split(jax.random.key(config.seed))
+    params, rest = (params, rest) if begun is None else begun
     if config.method in CERTIFIED:
         params = models.ibp_init(for_init, params)
     model = apply
@@ -213,6 +216,7 @@ def train(config: Train) -> Path:
         dtype=dtype,
         sigma=config.sigma,
         samples=config.samples,
+        seed=config.seed,
         warm=training.linear(0.0, eps, end=round(config.eps_warmup * total)) if config.eps_warmup else None,
         **fixed,
     )
@@ -244,6 +248,16 @@ def train(config: Train) -> Path:
     )
     print(f"next: {shlex.join(['jrobust', *after])}")
     return run
+
+
+def _begun(net: Any, standard: Any, method: str) -> tuple[Any, Any]:
+    """The arrays of a net that was trained before, for one of the same architecture."""
+    _, *new = nnx.functional(net)
+    _, *old = nnx.functional(standard)
+    shapes = [jax.tree.map(jnp.shape, trees) for trees in (new, old)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{method} goes on from the net of --standard, which is another model: give --model as there")
+    return old[0], old[1]
 
 
 def _held_out(x: Any, y: Any, config: Train) -> tuple[Any, Any, tuple[Any, Any] | None]:
@@ -313,7 +327,7 @@ def _check(config: Train) -> None:
         raise ValueError(f"accumulate divides the batch_size, got {config.accumulate} and {config.batch_size}")
     if config.bf16 and config.method in CERTIFIED:
         raise ValueError(f"{config.method} bounds in float32: leave --bf16 away")
-    if config.accumulate > 1 and config.method in ("free", "yopo"):
+    if config.accumulate > 1 and config.method in ("free", "yopo", "lore"):
         raise ValueError(
             f"{config.method} passes over a batch several times and does not accumulate; choose a smaller batch_size"
         )
