@@ -73,6 +73,8 @@ PASSES = {
     "gat": 4 * ATTACK_STEPS + 1,  # four changes of grey images
     "gat-trades": 4 * ATTACK_STEPS + 2,
     "ensemble": 3,
+    "fare": ATTACK_STEPS + 2,  # the first net's forward pass counts as one here too
+    "lore": ATTACK_STEPS + 5 * 2 + 2,  # five descents, each by two passes
     "ard": ATTACK_STEPS + 3,  # here and below the teachers' forward passes count as one
     "rslad": ATTACK_STEPS + 3,
     "iad-i": ATTACK_STEPS + 3,

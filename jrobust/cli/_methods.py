@@ -34,6 +34,7 @@ class Setting(NamedTuple):
       sigma, samples: deviation of the noise and noisy copies of an example (None: the method's own), of methods for smoothing.
       sensitive: classes whose mistakes cost something; none: all.
       keep, masks: the share of the weights that stays, and which; None before that is known.
+      seed: of what the method draws once (the multipliers of LORE).
       warm: the radius as a schedule, of attacks that begin small (None: ``eps`` from the first step on).
     """
 
@@ -60,6 +61,7 @@ class Setting(NamedTuple):
     keep: float = 0.1
     masks: Any = None
     warm: Schedule | None = None
+    seed: int = 0
 
     @property
     def batches(self) -> int:
@@ -104,6 +106,11 @@ def _wary(method: Callable[..., Any], begin: float, *by: str) -> Callable[[Setti
         return training.scheduled(lambda t: _taught(partial(method, beta=beta(t)), *by)(s))
 
     return made
+
+
+def _fare(s: Setting) -> Any:
+    assert s.standard is not None, "looked at before"
+    return training.fare(s.loss, s.threat, s.standard, attack=s.steps)
 
 
 def _ensemble(s: Setting) -> Any:
@@ -317,6 +324,8 @@ METHODS: dict[str, Callable[[Setting], Any]] = {
     "gat": _gat(None),
     "gat-trades": _gat(6.0),
     "ensemble": _ensemble,
+    "fare": _fare,
+    "lore": lambda s: s.loss,  # and a step of its own
     "ard": _taught(training.ard, "teacher"),
     "rslad": _taught(training.rslad, "teacher"),
     "iad-i": _wary(training.iad_i, 60 / 200, "teacher"),
@@ -356,6 +365,8 @@ CERTIFIED = {
 NEEDS = {
     "hat": ("standard",),
     "ensemble": ("standard",),
+    "fare": ("standard",),
+    "lore": ("standard",),
     "ard": ("teacher",),
     "rslad": ("teacher",),
     "iad-i": ("teacher",),
@@ -368,13 +379,19 @@ PAIRS = ("lbgat", "lbgat-6")
 """Methods that train a student and a teacher at once; the student is the model of the run."""
 
 
-NO_WARMUP = ("natural", "free", "yopo", "defensive-distillation", "jacobian-penalty", *SMOOTHED)
+FINE = ("fare", "lore")
+"""Methods that go on from the net of ``standard``, whose answers they keep."""
+
+DESCENTS = 5
+"""Updates that LORE takes on a batch, as published."""
+
+NO_WARMUP = ("natural", "free", "yopo", "lore", "defensive-distillation", "jacobian-penalty", *SMOOTHED)
 """Methods without a radius, or whose step holds it; neither may those be warmed up whose loss has a schedule or a memory."""
 
 
 def updates(method: str, replays: int) -> int:
     """Updates of the optimiser in a step."""
-    return replays if method == "free" else 1
+    return {"free": replays, "lore": DESCENTS}.get(method, 1)
 
 
 def _warmed(method: str, s: Setting) -> Any:
@@ -392,6 +409,11 @@ def step_and_memory(method: str, s: Setting, tx: optax.GradientTransformation) -
     loss = _warmed(method, s)
     if method == "free":
         return training.free(loss, s.threat, tx, replays=s.replays), jnp.zeros(s.batch)
+    if method == "lore":
+        assert s.standard is not None, "looked at before"
+        rho = 0.1 if s.weight is None else s.weight
+        step = training.lore(s.loss, s.threat, tx, s.standard, rho=rho, descents=DESCENTS, attack=s.steps)
+        return step, training.duals(jax.random.key(s.seed), s.classes)
     if method == "yopo":
         first, after = (
             jr.nnx.functional(s.net, call=part, dtype=s.dtype).apply for part in (type(s.net).begin, type(s.net).finish)

@@ -74,6 +74,10 @@ _COMPOSITE: dict[str, Any] = {  # the authors' schedule drops once: their later 
 _LIGHT: dict[str, Any] = {  # for transformers: weak augmentation, large weight decay
     **_CIFAR, "model": "vit-tiny", "optimiser": "adamw", "weight_decay": 0.5, "schedule": "cosine",
 }  # fmt: skip
+_FINE: dict[str, Any] = {  # published for CLIP's ViT-B/32
+    "dataset": "cifar10", "model": "vit-tiny", "eps": 4 / 255, "lr": 1e-5, "epochs": 5, "batch_size": 448, "optimiser": "adamw",
+    "weight_decay": 1e-4, "clip_norm": None, "schedule": "cosine", "peak": 0.0,
+}  # fmt: skip
 _SHORT: dict[str, Any] = {**_CIFAR, "schedule": "cyclic", "weight_decay": 5e-4}
 _SMALL, _WIDE = "preact-resnet-18", "wide-resnet-34-10"
 _CERTIFIED: dict[str, Any] = {
@@ -303,6 +307,8 @@ PRESETS: dict[str, Preset] = {
     "cifar10-gat": Preset(_train(**_COMPOSITE, method="gat")),
     "cifar10-gat-trades": Preset(_train(**_COMPOSITE, method="gat-trades")),
     "cifar10-ensemble": Preset(_train(**_LONG, model=_SMALL, method="ensemble")),
+    "cifar10-fare": Preset(_train(**_FINE, method="fare")),
+    "cifar10-lore": Preset(_train(**_FINE, method="lore", weight=0.01)),
     "cifar10-ard": Preset(_train(**_LONG | {"lr": 0.01, "weight_decay": 5e-3}, model=_SMALL, method="ard")),
     "cifar10-rslad": Preset(_train(**_SCHOOL, model=_SMALL, method="rslad")),
     "cifar10-iad-i": Preset(_train(**_LONG, model=_SMALL, method="iad-i")),

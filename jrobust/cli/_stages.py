@@ -59,7 +59,7 @@ def begun(run: str, net: Any) -> tuple[Any, Any]:
     if here != there:
         name = training.read_config(run)["model"]["name"]
         raise ValueError(
-            f"--start {run}: its {name} has other arrays; begin with a run of the same --model on data of the same shape"
+            f"{run}: its {name} has other arrays; begin with a run of the same --model on data of the same shape"
         )
     return trained.params, trained.rest
 

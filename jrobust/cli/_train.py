@@ -15,7 +15,7 @@ import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli import _stages
 from jrobust.cli._common import Number
-from jrobust.cli._methods import CERTIFIED, METHODS, NEEDS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
+from jrobust.cli._methods import CERTIFIED, FINE, METHODS, NEEDS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser
 
 _FIXED = {"standard": "natural", "teacher": "pgd, say,"}  # models that others are trained by, and by what they were
@@ -40,9 +40,10 @@ class Train:
     cfa-trades, pgd-awp, trades-awp, pgd-gor, pgd-so, pgd-ls, trades-mixup, trades-cutmix; of linf, l2 and l1: union-max, union-mean;
     of colours, rotation and linf in any order: gat, gat-trades;
     cheaper: fgsm-rs, n-fgsm, gradalign, free, yopo, feature-scattering, bilateral, ensemble; by a penalty: gradient-penalty,
-    jacobian-penalty, cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; pruned: hydra; on
-    bounds, so that the model can be certified: ibp, ibp-shi, crown-ibp, crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp;
-    under noise, for "jrobust certify": noisy, stability, smooth-adv, macer, consistency, smooth-mix, margin-cs"""
+    jacobian-penalty, cure, llr; taught by other models: ard, rslad, iad-i, iad-ii, b-mtard, defensive-distillation; going on from a net
+    whose answers they keep: fare, lore; pruned: hydra; on bounds, so that the model can be certified: ibp, ibp-shi, crown-ibp,
+    crown-ibp-fused, sabr, taps, staps, mtl-ibp, cc-ibp, exp-ibp; under noise, for "jrobust certify": noisy, stability, smooth-adv, macer,
+    consistency, smooth-mix, margin-cs"""
     eps: Number = 0.1
     """radius of the linf perturbation of images in [0, 1]; 0.1 to 0.3 on MNIST, 2/255 to 8/255 on CIFAR-10; of smooth-adv the l2 radius,
     64/255 to 512/255"""
@@ -84,7 +85,7 @@ class Train:
     replays: int = 8
     """free: updates on each batch; divide the epochs by as much for an equal budget"""
     standard: str | None = None
-    """hat, ensemble, iad-ii, b-mtard: run directory of a model trained without attacks"""
+    """hat, ensemble, iad-ii, b-mtard: run directory of a model trained without attacks; fare, lore: of the model to go on from"""
     teacher: str | None = None
     """ard, rslad, iad-i, iad-ii, b-mtard: run directory of a robust model; defensive-distillation: of a run of its own without one"""
     start: str | None = None
@@ -100,7 +101,8 @@ class Train:
     """the loss is that of the logits times this: 10, say, for lipschitz-mlp and lipschitz-cnn"""
     weight: float | None = None
     """mtl-ibp, cc-ibp, exp-ibp: weight of the bound, by default 0.5; sabr: size of the small box in radii, by default 0.4;
-    stability, macer, consistency, smooth-mix, margin-cs: weight of the second term, by default as published for CIFAR-10"""
+    stability, macer, consistency, smooth-mix, margin-cs: weight of the second term, by default as published for CIFAR-10;
+    lore: rho, by default 0.1"""
     sigma: Number = 0.5
     """methods under noise: its standard deviation, 0.12 to 1; it need not be the one that is certified"""
     samples: int | None = None
@@ -170,7 +172,8 @@ def train(config: Train) -> Path:
         if name not in fixed:
             raise ValueError(f"{config.method} needs --{name} DIR, a run of --method {_FIXED[name]} on the same data")
     net = models.create(**described)  # before the directory is made: an unknown name leaves nothing behind
-    begun = None if config.start is None else _stages.begun(config.start, net)
+    start = config.standard if config.method in FINE and config.start is None else config.start
+    begun = None if start is None else _stages.begun(start, net)
     if wrong := [k for k in config.sensitive if not 0 <= k < loaded.classes]:
         raise ValueError(f"sensitive are classes in 0 .. {loaded.classes - 1}, got {', '.join(map(str, wrong))}")
 
@@ -240,6 +243,7 @@ def train(config: Train) -> Path:
         samples=config.samples,
         sensitive=config.sensitive,
         keep=config.keep,
+        seed=config.seed,
         warm=training.linear(0.0, eps, end=round(config.eps_warmup * total)) if config.eps_warmup else None,
         **fixed,
     )
@@ -346,7 +350,7 @@ def _check(config: Train) -> None:
         raise ValueError(f"accumulate divides the batch_size, got {config.accumulate} and {config.batch_size}")
     if config.bf16 and config.method in CERTIFIED:
         raise ValueError(f"{config.method} bounds in float32: leave --bf16 away")
-    if config.accumulate > 1 and config.method in ("free", "yopo"):
+    if config.accumulate > 1 and config.method in ("free", "yopo", "lore"):
         raise ValueError(
             f"{config.method} passes over a batch several times and does not accumulate; choose a smaller batch_size"
         )

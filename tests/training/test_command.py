@@ -88,6 +88,19 @@ def test_models_that_do_not_change_come_from_runs(tmp_path):
         assert {name: written[name] for name in names} == {name: given[name] for name in names}
 
 
+def test_fine_tuning_goes_on_from_the_net_that_it_keeps(tmp_path):
+    first = dataclasses.replace(SMALL, epochs=1, out=str(tmp_path / "first")).run()
+    for method in ("fare", "lore"):
+        config = dataclasses.replace(SMALL, epochs=1, method=method, standard=str(first), seed=7)
+        run = dataclasses.replace(config, lr=1e-9, out=str(tmp_path / method)).run()
+        before, after = (jax.tree.leaves(jr.nnx.functional(jr.training.load(r)).params) for r in (first, run))
+        for a, b in zip(before, after, strict=True):
+            assert jnp.allclose(a, b, atol=1e-6)
+        with pytest.raises(ValueError, match="has other arrays; begin with a run"):
+            dataclasses.replace(config, model="cnn-small", out=str(tmp_path / "other")).run()
+        assert not (tmp_path / "other").exists()
+
+
 def test_defensive_distillation_is_two_runs(tmp_path):
     first, second = (str(tmp_path / name) for name in ("teacher", "student"))
     config = dataclasses.replace(SMALL, method="defensive-distillation", epochs=8)
