@@ -16,9 +16,10 @@ import numpy as np
 import tyro
 
 import jrobust as jr
-from jrobust.cli._methods import CERTIFIED, PAIRS, Setting, step_and_memory
+from jrobust.cli._methods import CERTIFIED, PAIRS, step_and_memory
 from jrobust.cli._optimiser import optimiser
 from jrobust.cli._presets import PRESETS
+from jrobust.cli._setting import Setting
 from jrobust.cli._train import Train
 
 RECORDS = Path(__file__).parent / "records" / "smoke.jsonl"

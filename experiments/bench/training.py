@@ -18,7 +18,8 @@ import optax
 
 import jrobust as jr
 from jrobust import _loops, models, nnx, training
-from jrobust.cli._methods import Setting, step_and_memory
+from jrobust.cli._methods import step_and_memory
+from jrobust.cli._setting import Setting
 
 BOUNDS = {  # alone; their commands add the clean loss
     "ibp bound": lambda loss, threat: jr.worst_case(loss, threat, jr.bounds.ibp()),

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jrobust import nnx, training
-from jrobust.cli._methods import METHODS, Setting
+from jrobust.cli._methods import METHODS
 from jrobust.cli._optimiser import optimiser
+from jrobust.cli._setting import Setting
 
 if TYPE_CHECKING:
     from jrobust.cli._train import Train

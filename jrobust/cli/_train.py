@@ -15,8 +15,9 @@ import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli import _stages
 from jrobust.cli._common import Number
-from jrobust.cli._methods import CERTIFIED, FINE, METHODS, NEEDS, PAIRS, SMOOTHED, Setting, step_and_memory, updates
+from jrobust.cli._methods import CERTIFIED, FINE, METHODS, NEEDS, PAIRS, SMOOTHED, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser
+from jrobust.cli._setting import Setting
 
 _FIXED = {"standard": "natural", "teacher": "pgd, say,"}  # models that others are trained by, and by what they were
 

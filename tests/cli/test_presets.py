@@ -15,9 +15,10 @@ from flax import nnx
 import jrobust as jr
 from experiments import smoke
 from jrobust.cli import main
-from jrobust.cli._methods import METHODS, Setting, step_and_memory, updates
+from jrobust.cli._methods import METHODS, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser, rate
 from jrobust.cli._presets import PRESETS, expand
+from jrobust.cli._setting import Setting
 from jrobust.cli._train import Train, _check
 
 

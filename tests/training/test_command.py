@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import jrobust as jr
-from jrobust.cli._methods import METHODS, NEEDS, PAIRS, Setting, step_and_memory
+from jrobust.cli._methods import METHODS, NEEDS, PAIRS, step_and_memory
+from jrobust.cli._setting import Setting
 from jrobust.cli._train import Train
 
 SMALL = Train(model="mlp", epochs=2, batch_size=256, attack_steps=2, quiet=True)
