@@ -35,7 +35,7 @@ def whole(v: Interval, fails: Any = False) -> Interval:
 
 @whole.defjvp
 def _whole_jvp(primals: Any, tangents: Any) -> Any:
-    """Of numbers it is the identity, and elsewhere nothing has a derivative."""
+    """That of the identity, which it is of numbers; a bound that is none is made so, without a derivative, at the end."""
     return whole(*primals), tangents[0]
 
 

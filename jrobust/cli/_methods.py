@@ -323,8 +323,37 @@ FINE = ("fare", "lore")
 DESCENTS = 5
 """Updates that LORE takes on a batch, as published."""
 
-NO_WARMUP = ("natural", "free", "yopo", "lore", "defensive-distillation", "jacobian-penalty", *SMOOTHED)
-"""Methods without a radius, or whose step holds it; neither may those be warmed up whose loss has a schedule or a memory."""
+WARMED = frozenset(
+    [
+        "pgd",
+        "fgsm-rs",
+        "n-fgsm",
+        "gradalign",
+        "trades",
+        "mart",
+        "pgd-awp",
+        "trades-awp",
+        "hat",
+        "lbgat",
+        "lbgat-6",
+        "score",
+        "alp",
+        "feature-scattering",
+        "bilateral",
+        "dkl",
+        "llr",
+        "pgd-gor",
+        "pgd-so",
+        "pgd-ls",
+        "trades-mixup",
+        "trades-cutmix",
+        "ensemble",
+        "fare",
+        "ard",
+        "rslad",
+    ]
+)
+"""Methods by attacks of one radius, which can rise in a first part of the training."""
 
 
 def updates(method: str, replays: int) -> int:
@@ -337,8 +366,6 @@ def _warmed(method: str, s: Setting) -> Any:
     loss, warm = METHODS[method](s), s.warm
     if warm is None:
         return loss
-    if method in NO_WARMUP or isinstance(loss, training.Scheduled | training.Remembering):
-        raise ValueError(f"eps_warmup is of attacks of one radius; {method} has none, or sees to it by itself")
     return training.scheduled(lambda t: METHODS[method](s._replace(eps=warm(t))))
 
 

@@ -49,19 +49,18 @@ BEGIN = {"hydra": "pgd"}
 """Methods that begin with a trained model: what trains it where none is given."""
 
 
-def begun(run: str, net: Any) -> tuple[Any, Any]:
-    """Parameters and other arrays of a run to begin with.
+def begun(run: str, net: Any, name: str) -> tuple[Any, Any]:
+    """Parameters and other arrays of a run to begin with, of the model of that name.
 
     Raises:
       ValueError: it is another net.
     """
     trained = nnx.functional(training.load(run))
     here, there = (jax.tree.map(jnp.shape, (f.params, f.rest)) for f in (nnx.functional(net), trained))
-    if here != there:
-        name = training.read_config(run)["model"]["name"]
-        raise ValueError(
-            f"{run}: its {name} has other arrays; begin with a run of the same --model on data of the same shape"
-        )
+    other = training.read_config(run)["model"]["name"]
+    if other != name or here != there:
+        what = f"is of {other}" if other != name else f"has a {name} of other arrays"
+        raise ValueError(f"{run} {what}; begin with a run of the same --model on data of the same shape")
     return trained.params, trained.rest
 
 

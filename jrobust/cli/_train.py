@@ -15,7 +15,7 @@ import jrobust as jr
 from jrobust import data, models, nnx, training
 from jrobust.cli import _stages
 from jrobust.cli._common import Number
-from jrobust.cli._methods import CERTIFIED, FINE, METHODS, NEEDS, PAIRS, SMOOTHED, step_and_memory, updates
+from jrobust.cli._methods import CERTIFIED, FINE, METHODS, NEEDS, PAIRS, SMOOTHED, WARMED, step_and_memory, updates
 from jrobust.cli._optimiser import optimiser
 from jrobust.cli._setting import Setting
 
@@ -171,10 +171,11 @@ def train(config: Train) -> Path:
     fixed = {name: training.load(run) for name in _FIXED if (run := getattr(config, name)) is not None}
     for name in NEEDS.get(config.method, ()):
         if name not in fixed:
-            raise ValueError(f"{config.method} needs --{name} DIR, a run of --method {_FIXED[name]} on the same data")
+            what = "which it goes on from" if config.method in FINE else f"of --method {_FIXED[name]} on the same data"
+            raise ValueError(f"{config.method} needs --{name} DIR, a run {what}")
     net = models.create(**described)  # before the directory is made: an unknown name leaves nothing behind
-    start = config.standard if config.method in FINE and config.start is None else config.start
-    begun = None if start is None else _stages.begun(start, net)
+    start = config.standard if config.method in FINE else config.start
+    begun = None if start is None else _stages.begun(start, net, config.model)
     if wrong := [k for k in config.sensitive if not 0 <= k < loaded.classes]:
         raise ValueError(f"sensitive are classes in 0 .. {loaded.classes - 1}, got {', '.join(map(str, wrong))}")
 
@@ -187,9 +188,11 @@ def train(config: Train) -> Path:
     dataset = config.dataset.replace("/", "-").replace(":", "-")
     level = config.sigma if config.method in SMOOTHED else config.eps
     out = config.out or f"runs/{dataset}-{config.model}-{config.method}-{level:g}-{config.seed}"
-    run = training.start_run(out, resolved, resume=config.resume, ignore=("data_dir", "version"))
+    run = training.start_run(
+        out, resolved, resume=config.resume, ignore=("data_dir", "version"), defaults=dataclasses.asdict(Train())
+    )
     if begun is None and config.method in _stages.BEGIN:
-        begun = _stages.begun(str(train(_stages.first(config, run, epochs))), net)
+        begun = _stages.begun(str(train(_stages.first(config, run, epochs))), net, config.model)
 
     dtype = jnp.bfloat16 if config.bf16 else None
     apply, params, rest = nnx.functional(net, dtype=dtype)
@@ -321,6 +324,8 @@ def _check(config: Train) -> None:
         raise ValueError(f"unknown method {config.method!r}; there are {', '.join(METHODS)}")
     if not 0 <= config.eps < math.inf:
         raise ValueError(f"eps is >= 0 and finite, got {config.eps}")
+    if config.start is not None and config.method in FINE:
+        raise ValueError(f"{config.method} begins with the net of --standard, which it keeps to: leave --start out")
     for name in ("lr", "first_lr", "scale", "eps_multiplier", "clip_norm"):
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
@@ -341,6 +346,13 @@ def _check(config: Train) -> None:
         )
     if not all(0 <= part <= 1 for part in (config.peak, *config.drops)):
         raise ValueError(f"peak and drops are fractions of the training, got {config.peak} and {config.drops}")
+    if config.eps_warmup and config.method not in WARMED:
+        raise ValueError(f"eps_warmup is of attacks of one radius; {config.method} has none, or sees to it by itself")
+    taught = "teacher" in NEEDS.get(config.method, ()) or config.method in (*FINE, "defensive-distillation")
+    if config.scale != 1 and taught:
+        raise ValueError(
+            f"scale: {config.method} compares its logits with those of another model, which are not scaled"
+        )
     if not 0 <= config.eps_warmup <= 1:
         raise ValueError(f"eps_warmup is a fraction of the training, in [0, 1], got {config.eps_warmup}")
     if not 0 <= config.held_out < 1:

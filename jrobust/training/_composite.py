@@ -94,6 +94,8 @@ def gat(
             raise TypeError(
                 f"gat: a change is a jr.transforms.Transform or a threat of jr.sets, got {type(given).__name__}"
             )
+        if isinstance(given, Threat) and jnp.ndim(given.eps):
+            raise ValueError(f"gat: a set has one eps for all examples, got eps of shape {jnp.shape(given.eps)}")
     check_count(attack, "attack", "gat")
     if beta is not None and not beta >= 0:
         raise ValueError(f"gat: beta is None or a number >= 0, got {beta!r}")

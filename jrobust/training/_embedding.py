@@ -99,6 +99,10 @@ class Duals(NamedTuple):
 
 def multipliers(net: PyTree, embeddings: Float[Array, "B D"]) -> Float[Array, " B"]:
     """LORE's multiplier of each example, > 0: a perceptron of two layers on the original embedding, softplus at its end."""
+    if (width := net["in"].shape[0]) != embeddings.shape[-1]:
+        raise ValueError(
+            f"lore: duals(key, {width}) are for embeddings of {width} entries, the reference gives {embeddings.shape[-1]}"
+        )
     hidden = jax.nn.relu(embeddings @ net["in"] + net["in_bias"])
     return jax.nn.softplus(hidden @ net["out"] + net["out_bias"])
 

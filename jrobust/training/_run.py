@@ -14,7 +14,12 @@ CONFIG, METRICS, CHECKPOINTS, BEST = "config.json", "metrics.jsonl", "checkpoint
 
 
 def start_run(
-    directory: str | os.PathLike[str], config: Mapping[str, Any], *, resume: bool = False, ignore: tuple[str, ...] = ()
+    directory: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    ignore: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make a run directory and write its config, or check that an existing one is the same run.
 
@@ -24,6 +29,7 @@ def start_run(
         ``classes`` and the options; ``config["part"]`` which net of a dictionary of nets is the model.
       resume: whether an existing run may be continued.
       ignore: keys of the config that may differ on resume.
+      defaults: what a key stands at that the run has not, since it was begun before there was one.
 
     Raises:
       ValueError: a run is there and ``resume`` is False; it has another config; or the directory holds something else.
@@ -51,7 +57,8 @@ def start_run(
         return run
     if not resume:
         raise ValueError(f"{run} already holds a run; resume it (--resume) or choose another directory")
-    there = read_config(run)
+    known = {key: value for key, value in (defaults or {}).items() if key in config}
+    there = json.loads(json.dumps(known)) | read_config(run)
     differ = [
         f"{key} was {there.get(key)!r} and is now {config.get(key)!r}"
         for key in {**there, **config}

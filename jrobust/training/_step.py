@@ -164,6 +164,8 @@ def make_step(
         def mean_loss(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
             options = {"key": key, "train": mode == "train"}
             if isinstance(current, Remembering):
+                if memory is None and current.start is not None:
+                    raise ValueError("the loss remembers: begin with init(params, rest, tx, memory=loss.start)")
                 where = {"index": _known(index)} if current.indexed else {}
                 losses, *after = current.loss(params, rest, x, y, memory=memory, **options, **where)
             else:

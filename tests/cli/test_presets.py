@@ -113,11 +113,11 @@ def test_the_recipe_for_transformers_warms_eps_up():
         at = dataclasses.replace(state, step=jnp.asarray(t))
         _, metrics = step(at, batch, key=jax.random.key(0))
         assert float(metrics["loss"]) == pytest.approx(np.log1p(np.exp(2 * eps - 0.5)), rel=1e-5)
-    for method in ("free", "noisy", "ibp", "iaat"):
+    for method in ("free", "noisy", "ibp", "iaat", "gradient-penalty", "union-max", "hydra"):
         with pytest.raises(ValueError, match=f"{method} has none, or sees to it by itself"):
-            step_and_memory(method, setting._replace(ramp=warm, kappa=warm), tx)
+            _check(dataclasses.replace(Train(), method=method, eps_warmup=0.5))
     with pytest.raises(ValueError, match="eps_warmup is a fraction"):
-        _check(dataclasses.replace(Train(), eps_warmup=2.0))
+        _check(dataclasses.replace(Train(), method="pgd", eps_warmup=2.0))
 
 
 def test_a_preset_is_words_that_the_users_own_override(tmp_path, capsys):

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jrobust as jr
-from jrobust.cli._methods import METHODS, NEEDS, PAIRS, step_and_memory
+from jrobust.cli._methods import METHODS, NEEDS, PAIRS, WARMED, step_and_memory
 from jrobust.cli._setting import Setting
 from jrobust.cli._train import Train
 
@@ -39,6 +39,9 @@ def test_every_method_leaves_a_model_that_loads(tmp_path, capsys, method):
     with pytest.raises(ValueError, match=r"holds another run: lr was 0.001 and is now 0.002"):
         dataclasses.replace(config, lr=0.002, resume=True).run()
     before = jax.tree.leaves(jr.nnx.functional(jr.training.load(run)).params)
+    (run / "config.json").write_text(
+        json.dumps({k: v for k, v in written.items() if k != "keep"})
+    )  # as before there was one
     dataclasses.replace(config, resume=True).run()
     after = jax.tree.leaves(jr.nnx.functional(jr.training.load(run)).params)
     assert all(bool((a == b).all()) for a, b in zip(before, after, strict=True))
@@ -66,6 +69,9 @@ def test_every_name_makes_a_step(method):
         net=net,
     )
     tx = optax.sgd(0.1)
+    if method in WARMED:
+        assert not isinstance(METHODS[method](setting), jr.training.Scheduled | jr.training.Remembering)
+        setting = setting._replace(warm=lambda t: 0.1 * t)
     step, memory = step_and_memory(method, setting, tx)
     if method in PAIRS:
         params, rest = ({"student": a, "teacher": a} for a in (params, rest))
@@ -97,7 +103,7 @@ def test_fine_tuning_goes_on_from_the_net_that_it_keeps(tmp_path):
         before, after = (jax.tree.leaves(jr.nnx.functional(jr.training.load(r)).params) for r in (first, run))
         for a, b in zip(before, after, strict=True):
             assert jnp.allclose(a, b, atol=1e-6)
-        with pytest.raises(ValueError, match="has other arrays; begin with a run"):
+        with pytest.raises(ValueError, match="is of mlp; begin with a run of the same --model"):
             dataclasses.replace(config, model="cnn-small", out=str(tmp_path / "other")).run()
         assert not (tmp_path / "other").exists()
 
@@ -148,7 +154,7 @@ def test_any_method_begins_where_a_run_ended(tmp_path):
     on = dataclasses.replace(SMALL, epochs=1, method="pgd", lr=1e-9, start=str(first), out=str(tmp_path / "on"))
     a, b = (jax.tree.leaves(weights(run)) for run in (first, on.run()))
     assert all(bool(jnp.allclose(v, w, atol=1e-6)) for v, w in zip(a, b, strict=True))
-    with pytest.raises(ValueError, match="its mlp has other arrays; begin with a run of the same --model"):
+    with pytest.raises(ValueError, match="is of mlp; begin with a run of the same --model"):
         dataclasses.replace(on, model="cnn-small", out=str(tmp_path / "other")).run()
     assert not (tmp_path / "other").exists()
 
@@ -210,6 +216,11 @@ def test_names_stand_for_the_settings_that_they_say():
     [
         ({"method": "ibpp"}, "unknown method 'ibpp'; there are natural, pgd, fgsm-rs, .*, exp-ibp"),
         ({"method": "hat"}, "hat needs --standard DIR, a run of --method natural on"),
+        ({"method": "fare"}, "fare needs --standard DIR, a run which it goes on from"),
+        (
+            {"method": "lore", "start": "RUN"},
+            "lore begins with the net of --standard, which it keeps to: leave --start out",
+        ),
         ({"method": "ard"}, "ard needs --teacher DIR, a run of --method pgd, say, on"),
         ({"method": "hat", "standard": "nowhere"}, "nowhere is no run directory"),
         ({"weight": 1.5}, "weight lies in"),
@@ -220,6 +231,7 @@ def test_names_stand_for_the_settings_that_they_say():
         ({"method": "hydra", "epochs": 1}, "hydra has two stages"),
         ({"scale": 0.0}, "scale is > 0"),
         ({"method": "yopo", "scale": 2.0}, "leave --scale away"),
+        ({"method": "ard", "scale": 2.0}, "ard compares its logits with those of another model"),
         ({"sensitive": (3,)}, "sensitive classes are of margin-cs"),
         ({"method": "margin-cs", "sensitive": (3, 12)}, "sensitive are classes in 0 .. 9, got 12"),
         ({"held_out": 1.0}, "held_out is a fraction"),

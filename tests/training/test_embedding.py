@@ -105,3 +105,6 @@ def test_what_they_refuse():
     step = training.lore(LOSS, LINF, optax.sgd(0.1), original)
     with pytest.raises(ValueError, match="no multipliers"):
         step(training.init(dense_params(), None, optax.sgd(0.1)), (X, Y), key=HOW["key"])
+    state = training.init(dense_params(), None, optax.sgd(0.1), memory=training.duals(HOW["key"], 3))
+    with pytest.raises(ValueError, match=r"duals\(key, 3\) are for embeddings of 3 entries, the reference gives 4"):
+        step(state, (X, Y), key=HOW["key"])

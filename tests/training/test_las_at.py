@@ -154,3 +154,9 @@ def test_another_number_of_logits_is_refused():
     robust = training.las_at(LOSS, THREAT, (linear, jnp.zeros((16, 4)), None))
     with pytest.raises(ValueError, match=r"4 logits, and 13 \+ 12 \+ 5 = 30 choices"):
         robust.loss(dense_params(), None, X, Y, key=KEY, train=True, memory=robust.start)
+
+
+def test_a_state_without_the_strategy_is_refused():
+    robust, tx = training.las_at(LOSS, THREAT, (linear, jnp.zeros((16, 30)), None)), optax.sgd(0.1)
+    with pytest.raises(ValueError, match=r"the loss remembers: begin with init\(params, rest, tx, memory=loss.start\)"):
+        training.make_step(robust, tx)(training.init(dense_params(), None, tx), (X, Y), key=KEY)
