@@ -25,7 +25,7 @@ from jrobust.evaluation._report._sections import (
 )
 
 METRICS = "metrics.jsonl"
-UNDER_NOISE = ("noisy", "stability", "macer", "consistency", "smooth-mix")
+UNDER_NOISE = ("noisy", "stability", "macer", "consistency", "smooth-mix", "margin-cs")
 """Methods whose config has a radius that they do not train at."""
 
 
