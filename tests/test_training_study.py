@@ -19,7 +19,7 @@ def test_the_table_is_made_of_the_records():
     assert study.table(RECORDS) in README.read_text()
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist", "cifar10"])
 def test_the_other_tables_are_made_of_their_records(dataset):
     records = study.read(study.RECORDS / f"training_{dataset}.jsonl")
     for eps in {r["eps"] for r in records}:
